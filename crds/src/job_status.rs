@@ -1,0 +1,498 @@
+//! `Job.status`: what was decided for a job and observed of it. Writers: design.md section 4.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::job::{
+    Dependency, EnvVar, Exclusive, FenceAction, GpuRequirements, OnNodeLost, OnPreemption,
+    Toleration,
+};
+
+/// What was decided for a job and observed of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatus {
+    /// Where the job stands; derived from the other fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Conditions in the Kubernetes form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::job_status::conditions_schema")]
+    pub conditions: Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
+    /// The resolved spec, each value with its source. Written by admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Effective>,
+    /// When the job was queued first; a requeued job keeps it. Written by admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enqueue_time: Option<MicroTime>,
+    /// Number of the current or last attempt; the bind increments it.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Where the current attempt runs. Written by placement, cleared on requeue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
+    /// Where the job could run after a preemption. Written by placement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nomination: Option<Nomination>,
+    /// Generation of the gang that may start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go: Option<u32>,
+    /// The agent's permit to start the current attempt. Written by the agent before exec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+    /// Somebody needs the current attempt to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+    /// When the attempt's process started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<MicroTime>,
+    /// When the attempt's process ended, or the job without a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_time: Option<MicroTime>,
+    /// Exit code of the attempt's process; absent when a signal ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Signal that ended the attempt's process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// How the attempt ended, in one word; written by the agent, or by whoever ends a job without a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Proof that no process of the attempt is left; from here on its slots are free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
+    /// What the attempt used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Last acknowledged checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
+    /// Tallies of an array. Written by the array controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArrayStatus>,
+    /// Why the job waits. Written by placement when the class or the reservation changes, not more often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Retries so far, by cause.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retries: BTreeMap<String, u32>,
+    /// Ended attempts, oldest first, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptRecord>,
+    /// True while the job's node is not seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node_silent: bool,
+    /// The last thing worth telling a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Generation of the spec that `effective` was resolved from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// Where a job stands (rules.md section 1).
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+pub enum Phase {
+    /// Waiting to be placed.
+    #[default]
+    Pending,
+    /// Bound to a node that has not claimed it yet.
+    Scheduled,
+    /// Claimed by its node.
+    Running,
+    /// Asked to stop, and not yet gone.
+    Stopping,
+    /// Its node is not seen.
+    Unknown,
+    /// Ended with exit code 0.
+    Succeeded,
+    /// Ended badly by itself.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+    /// Displaced, and not to be requeued.
+    Preempted,
+    /// A time limit ended it.
+    TimedOut,
+    /// No node could ever run it.
+    Infeasible,
+    /// Its node is lost for good.
+    Lost,
+}
+
+/// How an attempt, or a job that never ran, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    /// Exit code 0.
+    Succeeded,
+    /// Another exit code, a signal of its own, or it could not be started.
+    Failed,
+    /// Stopped by a cancel.
+    Cancelled,
+    /// Stopped by a preemption, a drain or a suspend.
+    Preempted,
+    /// Stopped by a time limit.
+    TimedOut,
+    /// No node could ever run it.
+    Infeasible,
+    /// Its node is lost for good.
+    Lost,
+}
+
+/// A resolved value and where it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sourced<T> {
+    /// The value in force.
+    pub value: T,
+    /// Who said so.
+    pub source: Source,
+}
+
+/// Where a resolved value came from; an earlier one wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Source {
+    /// The job's own spec.
+    Job,
+    /// The job's Queue.
+    Queue,
+    /// The job's Profile.
+    Profile,
+    /// The built-in default.
+    #[default]
+    Default,
+}
+
+/// The resolved spec.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Effective {
+    /// Queue.
+    pub queue: Sourced<String>,
+    /// Absolute priority: the queue's base plus the job's own, -2000 to 2000.
+    pub priority: Sourced<i32>,
+    /// CPU in thousandths of a core.
+    pub cpu_millis: Sourced<u64>,
+    /// Host memory in bytes; 0 reserves none.
+    pub memory_bytes: Sourced<u64>,
+    /// Number of GPUs.
+    pub gpus: Sourced<u32>,
+    /// GPU memory in bytes on each GPU; absent: whole idle GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_bytes: Option<Sourced<u64>>,
+    /// What the GPUs must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Sourced<GpuRequirements>>,
+    /// How far the job keeps others away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<Sourced<Exclusive>>,
+    /// Pinned node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<Sourced<String>>,
+    /// Labels a node must bear, of job and profile together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<Sourced<BTreeMap<String, String>>>,
+    /// Capability tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Sourced<Vec<String>>>,
+    /// Tolerations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerations: Option<Sourced<Vec<Toleration>>>,
+    /// May it be displaced?
+    pub preemptible: Sourced<bool>,
+    /// What becomes of it then.
+    pub on_preemption: Sourced<OnPreemption>,
+    /// What becomes of it when its node falls silent.
+    pub on_node_lost: Sourced<OnNodeLost>,
+    /// Fence, in seconds.
+    pub fence_seconds: Sourced<u32>,
+    /// How it is fenced.
+    pub fence_action: Sourced<FenceAction>,
+    /// Seconds between TERM and KILL.
+    pub termination_grace_period_seconds: Sourced<u32>,
+    /// Wall-clock limit of one attempt, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<Sourced<u64>>,
+    /// Limit of the wait, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_deadline_seconds: Option<Sourced<u64>>,
+    /// Seconds after the end until the job is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds_after_finished: Option<Sourced<u64>>,
+    /// Environment that the profile adds, before the job's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+    /// Jobs that must end first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+}
+
+/// A placement decided and recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Binding {
+    /// Name of the Node.
+    pub node_name: String,
+    /// Boot id of the node when the binding was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// UUIDs of the GPUs, in the order the job sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
+    /// Bytes charged on each GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_bytes: Option<u64>,
+    /// True when the GPUs are the job's alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole_gpus: bool,
+    /// Thousandths of a core charged.
+    #[serde(default)]
+    pub cpu_millis: u64,
+    /// Bytes of host memory charged.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Epoch of the placement leader that decided.
+    #[serde(default)]
+    pub epoch: u64,
+    /// When it was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<MicroTime>,
+}
+
+/// Where a job could run after a preemption (rules.md section 8).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Nomination {
+    /// Identity of the nomination.
+    pub id: String,
+    /// Name of the Node.
+    pub node_name: String,
+    /// UUIDs of the GPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
+    /// When it lapses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+}
+
+/// The agent's permit to start an attempt (rules.md section 3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Name of the Node.
+    pub node_name: String,
+    /// Boot id of the node.
+    pub boot_id: String,
+    /// The attempt that was claimed.
+    pub attempt: u32,
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<MicroTime>,
+}
+
+/// A request to stop one attempt (rules.md section 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stop {
+    /// The attempt this is for.
+    pub attempt: u32,
+    /// Why; may only rise.
+    pub reason: StopReason,
+    /// Who asked, such as `controller/timeout`.
+    pub by: String,
+    /// When KILL is due; may only come nearer.
+    pub deadline: Time,
+    /// Words for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Why an attempt is stopped, in rising order; Preempted and Drained weigh the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum StopReason {
+    /// A job of higher priority needs the room.
+    Preempted,
+    /// The node is emptied.
+    Drained,
+    /// The job is suspended.
+    Suspended,
+    /// A time limit was reached.
+    TimedOut,
+    /// The job is cancelled or deleted.
+    Cancelled,
+}
+
+/// Proof that no process of an attempt is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Release {
+    /// The attempt.
+    pub attempt: u32,
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<MicroTime>,
+}
+
+/// What an attempt used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Peak GPU memory in bytes, by GPU UUID.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub peak_vram_bytes: BTreeMap<String, u64>,
+    /// Declared against actual GPU memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_verdict: Option<VramVerdict>,
+    /// Mean GPU utilisation in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_utilization_percent: Option<u32>,
+    /// CPU time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_time_millis: Option<u64>,
+    /// Peak host memory in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Declared against actual GPU memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VramVerdict {
+    /// More than half of what was declared, and not more than it.
+    Fitting,
+    /// Less than half of what was declared.
+    Overdeclared,
+    /// More than was declared.
+    Exceeded,
+    /// None was declared.
+    Undeclared,
+}
+
+/// An acknowledged checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<MicroTime>,
+}
+
+/// Tallies of an array (rules.md section 9).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ArrayStatus {
+    /// Number of members in all.
+    #[serde(default)]
+    pub total: u32,
+    /// The first index that no member was made for yet.
+    #[serde(default)]
+    pub next_index: u32,
+    /// Members that exist and have not ended.
+    #[serde(default)]
+    pub active: u32,
+    /// Members that ended with success and are tallied.
+    #[serde(default)]
+    pub succeeded: u32,
+    /// Members that ended otherwise and are tallied.
+    #[serde(default)]
+    pub failed: u32,
+    /// Indices tallied, as ranges such as `0-4,7`; base64 of a bitmap with the prefix `b:` once there are too many ranges.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub finished: String,
+    /// Indices of failed members, in the same form.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failed_indices: String,
+}
+
+/// Why a job waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// Class of the reason, in CamelCase, such as `InsufficientVram`.
+    pub reason: String,
+    /// The reason with numbers, as of the time the class last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What is held for the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Reservation>,
+}
+
+/// Slots held for a waiting job (rules.md section 7).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reservation {
+    /// Name of the Node.
+    pub node_name: String,
+    /// UUIDs of the GPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
+    /// Latest start that is promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_later_than: Option<Time>,
+}
+
+/// An ended attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptRecord {
+    /// Number.
+    pub attempt: u32,
+    /// Name of the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// When its process started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<MicroTime>,
+    /// When its process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_time: Option<MicroTime>,
+    /// Exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Why it was stopped, requeued or refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+pub(crate) fn conditions_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    // The types of k8s-openapi carry schemas that are not structural for lists of conditions; the list is keyed by type.
+    let _ = generator;
+    schemars::json_schema!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": {"type": "string", "maxLength": 316},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                "reason": {"type": "string", "maxLength": 1024},
+                "message": {"type": "string", "maxLength": 32768},
+                "lastTransitionTime": {"type": "string", "format": "date-time"},
+                "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0}
+            }
+        }
+    })
+}

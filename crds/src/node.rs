@@ -1,0 +1,250 @@
+//! `Node`: one host. Its desired state and labels are in spec; capacity, GPUs and health in status.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One host: taints and desired state in spec; capacity, GPUs and health in status.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "gctl.dev",
+    version = "v1",
+    kind = "Node",
+    plural = "nodes",
+    status = "NodeStatus",
+    shortname = "gn",
+    category = "gctl",
+    derive = "PartialEq",
+    derive = "Default",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Desired", type_ = "string", json_path = ".spec.desiredState"),
+    printcolumn(name = "Cpu", type_ = "string", json_path = ".status.capacity.cpu"),
+    printcolumn(
+        name = "Memory",
+        type_ = "string",
+        json_path = ".status.capacity.memory"
+    ),
+    printcolumn(name = "Gpus", type_ = "integer", json_path = ".status.capacity.gpus"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.gpus[0].model"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// What the node should do. Default: Run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_state: Option<DesiredState>,
+    /// True keeps new jobs away. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unschedulable: Option<bool>,
+    /// Marks that keep away jobs which do not tolerate them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    /// Capability tags this node offers to `Job.spec.needs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offers: Vec<String>,
+    /// Most jobs at once. Default: unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_jobs: Option<u32>,
+}
+
+/// What a node should do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DesiredState {
+    /// Take jobs and run them.
+    #[default]
+    Run,
+    /// Take no new jobs; running ones go on.
+    Pause,
+    /// Take no new jobs and stop the running ones, which go back to the queue.
+    Drain,
+    /// Like Drain, and then the agent ends.
+    Stop,
+}
+
+/// A mark that keeps jobs away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Effect.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TaintEffect {
+    /// New jobs are not placed here.
+    #[default]
+    NoSchedule,
+    /// New jobs are placed here only when nothing else fits.
+    PreferNoSchedule,
+    /// New jobs are not placed here and running ones are stopped.
+    NoExecute,
+}
+
+/// What was observed of a node. Written by its agent; conditions also by the node controller.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Conditions; `Ready` is kept by the node controller from the node's Lease.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::job_status::conditions_schema")]
+    pub conditions: Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>,
+    /// What the node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<NodeCapacity>,
+    /// Its GPUs, in PCI bus order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuStatus>,
+    /// Facts about the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<NodeInfo>,
+    /// When the agent registered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_time: Option<MicroTime>,
+}
+
+/// What a node has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCapacity {
+    /// CPU cores, as a quantity.
+    pub cpu: crate::quantity::Quantity,
+    /// Host memory, as a quantity.
+    pub memory: crate::quantity::Quantity,
+    /// Number of GPUs.
+    pub gpus: u32,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuStatus {
+    /// UUID as CUDA knows it, such as `GPU-8f6d...`.
+    pub uuid: String,
+    /// Index in PCI bus order.
+    pub index: u32,
+    /// Model name.
+    pub model: String,
+    /// Total memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory in bytes that the driver keeps, or the administrator reserves.
+    #[serde(default)]
+    pub reserved_bytes: u64,
+    /// Memory in use by anyone, in bytes; absent when it could not be read. Rounded up to 64 MiB so that it does not tick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// CUDA compute capability, such as `9.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<String>,
+    /// NUMA node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa_node: Option<u32>,
+    /// PCI bus id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci_bus_id: Option<String>,
+    /// Processes on this GPU that are no job's, each held at its peak until it exits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<ForeignUse>,
+    /// Processes of ended attempts that still hold this GPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
+    /// Use by jobs, by attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributed: Vec<AttributedUse>,
+    /// True when the device is simulated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
+    /// False keeps new jobs away from this GPU.
+    #[serde(default = "healthy", skip_serializing_if = "is_true")]
+    pub healthy: bool,
+    /// Why it is not healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_message: Option<String>,
+}
+
+fn healthy() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature serde asks for"
+)]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+/// A process on a GPU that is no job's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignUse {
+    /// Process id.
+    pub pid: u32,
+    /// Most memory it was seen with, in bytes.
+    pub peak_bytes: u64,
+}
+
+/// A process of an ended attempt that still holds a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// Uid of the job.
+    pub job_uid: String,
+    /// The attempt.
+    pub attempt: u32,
+}
+
+/// Use of a GPU by one attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttributedUse {
+    /// Uid of the job.
+    pub job_uid: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// Memory in use, in bytes, rounded up to 64 MiB.
+    pub used_bytes: u64,
+    /// Most memory it was seen with, in bytes.
+    pub peak_bytes: u64,
+}
+
+/// Facts about a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// Boot id of the kernel: a new one proves that nothing of before runs.
+    pub boot_id: String,
+    /// Host name.
+    pub hostname: String,
+    /// Operating system, such as `linux`.
+    pub os: String,
+    /// Architecture, such as `x86_64`.
+    pub arch: String,
+    /// Kernel release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Version of the GPU driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
+    /// When the registration was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_time: Option<Time>,
+}

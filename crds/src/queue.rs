@@ -1,0 +1,123 @@
+//! `Queue`: what others call a project: base priority, defaults and floors for its jobs, weight, quota, limits.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::job::{OnNodeLost, OnPreemption, Resources};
+use crate::quantity::Quantity;
+
+/// What others call a project: base priority, defaults for its jobs, weight, quota, limits.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "gctl.dev",
+    version = "v1",
+    kind = "Queue",
+    plural = "queues",
+    status = "QueueStatus",
+    shortname = "gq",
+    category = "gctl",
+    derive = "PartialEq",
+    derive = "Default",
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
+    printcolumn(name = "Weight", type_ = "integer", json_path = ".spec.weight"),
+    printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueSpec {
+    /// Base priority of the queue's jobs. -1000 to 1000. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// Share of the fleet relative to other queues. 1 to 1000. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// True keeps the queue's jobs from being placed. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// Most that the queue's jobs may hold at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QueueQuota>,
+    /// Values for jobs that say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<JobDefaults>,
+    /// Values that no job of this queue may go below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floors: Option<JobFloors>,
+}
+
+/// Most that a queue's jobs may hold at once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueQuota {
+    /// GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
+    /// GPU memory over all GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram: Option<Quantity>,
+    /// CPU cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Running jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_jobs: Option<u32>,
+}
+
+/// Values for jobs that say nothing; shared by Queue and Profile.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobDefaults {
+    /// What a job needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Priority relative to the queue's base. -1000 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// May its jobs be displaced?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemptible: Option<bool>,
+    /// What becomes of them then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_preemption: Option<OnPreemption>,
+    /// What becomes of them when their node falls silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_node_lost: Option<OnNodeLost>,
+    /// Wall-clock limit of one attempt, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
+    /// Limit of the wait, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_deadline_seconds: Option<u64>,
+    /// Seconds between TERM and KILL. 0 to 86400.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_grace_period_seconds: Option<u32>,
+    /// Seconds after the end until a job is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds_after_finished: Option<u64>,
+}
+
+/// Values that no job of a queue may go below.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobFloors {
+    /// Least GPU memory on each GPU, for GPU jobs that declare any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram: Option<Quantity>,
+    /// Least priority relative to the queue's base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+}
+
+/// What was observed of a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueStatus {
+    /// Generation of the spec that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
