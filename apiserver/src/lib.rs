@@ -1,1 +1,4 @@
-//! Placeholder.
+//! A generic Kubernetes-style API server: it stores, validates, versions and watches objects whose kinds it does not know.
+
+pub mod schema;
+pub mod selector;

@@ -1,0 +1,3 @@
+//! What objects look like: decoding, pruning, defaulting, validation, rules, patches and ownership of fields.
+
+pub mod names;
