@@ -2,3 +2,4 @@
 
 pub mod schema;
 pub mod selector;
+pub mod registry;

@@ -1,0 +1,3 @@
+//! What happens to objects: create, read, update, patch, delete, watch, and the server's own upkeep of them.
+
+pub mod kinds;
