@@ -61,116 +61,161 @@ use crate::quantity::Quantity;
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [{"required": ["command"]}, {"required": ["script"]}], "x-kubernetes-validations" = [{"rule": "has(self.command) == has(oldSelf.command) && has(self.script) == has(oldSelf.script) && has(self.image) == has(oldSelf.image) && has(self.env) == has(oldSelf.env) && has(self.workingDir) == has(oldSelf.workingDir) && has(self.runAsUser) == has(oldSelf.runAsUser) && has(self.resources) == has(oldSelf.resources) && has(self.array) == has(oldSelf.array) && has(self.replicas) == has(oldSelf.replicas)", "message": "command, script, image, env, workingDir, runAsUser, resources, array and replicas cannot be added or removed once the job exists"}, {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || has(self.cancel)", "message": "a cancel cannot be taken back"}]))]
 pub struct JobSpec {
     /// Name of the Queue this job waits in. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
     pub queue: Option<String>,
     /// Priority of this job relative to its queue's base priority; higher runs first. -1000 to 1000. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
     /// Name of a Profile whose resources and defaults apply where this job says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
     pub profile: Option<String>,
     /// The command and its arguments, run without a shell. `{i}` is replaced by the index in an array.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 1000), inner(length(max = 65_536)), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "command cannot change once the job exists; delete the job and create it anew"}]))]
     pub command: Vec<String>,
     /// A script, run by its `#!` line or by /bin/sh. Exactly one of `command` and `script` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1_048_576), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "script cannot change once the job exists; delete the job and create it anew"}]))]
     pub script: Option<String>,
     /// Container image to run in. Default: none, the command runs on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "image cannot change once the job exists; delete the job and create it anew"}]))]
     pub image: Option<String>,
     /// Environment variables. Names starting with `GCTL_` are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "env cannot change once the job exists; delete the job and create it anew"}]))]
     pub env: Vec<EnvVar>,
     /// Absolute directory the command starts in. Default: a directory of the attempt's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096), regex(pattern = r"^/"), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "workingDir cannot change once the job exists; delete the job and create it anew"}]))]
     pub working_dir: Option<String>,
     /// Name or number of the user the command runs as. Default: the user of the node agent if that is not root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "runAsUser cannot change once the job exists; delete the job and create it anew"}]))]
     pub run_as_user: Option<String>,
     /// What the job needs of one node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "resources cannot change once the job exists; delete the job and create it anew"}]))]
     pub resources: Option<Resources>,
     /// Run on this node only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
     pub node_name: Option<String>,
     /// Labels a node must bear.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: BTreeMap<String, String>,
     /// Capability tags a node must offer, each in `Node.spec.offers`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub needs: Vec<String>,
     /// Taints this job may ignore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
     /// May a job of higher priority displace this one? Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preemptible: Option<bool>,
-    /// What becomes of this job after it was preempted. Default: Requeue.
+    /// After a preemption: `Requeue` puts the job back in its place in the queue, `Stop` ends it. Default: Requeue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnPreemption")]
     pub on_preemption: Option<OnPreemption>,
-    /// What becomes of this job when its node falls silent. Default: Requeue for preemptible jobs, else Wait.
+    /// When the node falls silent: `Wait` kills nothing and waits for it, `Requeue` fences the job on its node and runs it elsewhere
+    /// after the fence. Default: Requeue for preemptible jobs, else Wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnNodeLost")]
     pub on_node_lost: Option<OnNodeLost>,
     /// Seconds of silence after which the node itself fences a job with `onNodeLost: Requeue`. Default: 2400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 604_800))]
     pub fence_seconds: Option<u32>,
-    /// How a job is fenced. Default: Freeze.
+    /// How a job is fenced: `Freeze` (thawed if it is still current when contact is back) or `Kill`. Default: Freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "FenceAction")]
     pub fence_action: Option<FenceAction>,
     /// Seconds between TERM and KILL when the job is stopped. 0 to 86400. Default: 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86_400))]
     pub termination_grace_period_seconds: Option<u32>,
     /// Wall-clock limit of one attempt, in seconds from its start. Default: the queue's, else none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub active_deadline_seconds: Option<u64>,
     /// Stop the attempt after this many seconds without output and without GPU use. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub idle_timeout_seconds: Option<u64>,
     /// Stop the attempt when it has written nothing for this many seconds after its start. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub first_output_timeout_seconds: Option<u64>,
     /// Give up when the job has waited this many seconds since it was queued. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub pending_deadline_seconds: Option<u64>,
     /// Retries of an attempt that failed by itself. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
     pub backoff_limit: Option<u32>,
     /// Rules that decide by cause whether a failed attempt is tried again; the first that matches wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub retry: Vec<RetryRule>,
     /// Retries with a larger request after an out-of-memory failure. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
     pub oom_retry_limit: Option<u32>,
     /// Run many of this job, each with an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "array cannot change once the job exists; delete the job and create it anew"}]))]
     pub array: Option<ArraySpec>,
     /// Run as a gang: this many tasks on as many nodes, started whole or not at all. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024), extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "replicas cannot change once the job exists; delete the job and create it anew"}]))]
     pub replicas: Option<u32>,
     /// Jobs of the same namespace that must end first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub depends_on: Vec<Dependency>,
     /// Delete the job this many seconds after it ended. Default: keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 315_360_000))]
     pub ttl_seconds_after_finished: Option<u64>,
     /// While true the job is not placed, and a running attempt is stopped. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
     /// Set to true to cancel the job; cannot be taken back. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self || !oldSelf", "message": "a cancel cannot be taken back"}]))]
     pub cancel: Option<bool>,
 }
 
 /// An environment variable: a literal value, or one taken from a Secret at the start of the attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!(has(self.value) && has(self.valueFrom))", "message": "give value or valueFrom, not both"}]))]
 pub struct EnvVar {
     /// Name of the variable.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z_][-._A-Za-z0-9]*$"), extend("x-kubernetes-validations" = [{"rule": "!self.startsWith('GCTL_')", "message": "names starting with GCTL_ are kept for the node agent"}]))]
     pub name: String,
     /// Literal value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
     pub value: Option<String>,
     /// Where the value comes from instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,14 +235,20 @@ pub struct EnvVarSource {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// Name of the Secret.
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
     pub name: String,
     /// Key in its data.
+    #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
 
 /// What a job needs of one node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!has(self.vram) || !has(self.gpus) || self.gpus > 0", "message": "vram is per GPU, so gpus must not be 0"}]))]
 pub struct Resources {
     /// CPU cores, such as `2` or `500m`. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,6 +258,7 @@ pub struct Resources {
     pub memory: Option<Quantity>,
     /// Number of GPUs. Default: 0, or 1 when `vram` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1024))]
     pub gpus: Option<u32>,
     /// GPU memory needed on each GPU, such as `10Gi`. A GPU job that declares none gets whole idle GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,6 +268,7 @@ pub struct Resources {
     pub gpu: Option<GpuRequirements>,
     /// Share neither GPU nor node: `GPU` keeps the GPUs to this job, `Node` the whole node. Default: shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Exclusive")]
     pub exclusive: Option<Exclusive>,
 }
 
@@ -225,15 +278,18 @@ pub struct Resources {
 pub struct GpuRequirements {
     /// Model name, compared without case as a part of the device's name, such as `H200`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
     pub model: Option<String>,
     /// Least CUDA compute capability, such as `8.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), regex(pattern = r"^[0-9]{1,3}(\.[0-9]{1,3})?$"))]
     pub min_compute_capability: Option<String>,
     /// Least total memory of the card, such as `40Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_memory: Option<Quantity>,
-    /// How the GPUs of one job must be joined. Default: any, the best available is preferred.
+    /// How the GPUs of one job must be joined: `NVLink`, or `PCIe` for one PCIe switch. Default: any, the best available is preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Interconnect")]
     pub interconnect: Option<Interconnect>,
 }
 
@@ -260,18 +316,23 @@ pub enum Interconnect {
 /// A taint that a job may ignore.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.key) || (has(self.operator) && self.operator == 'Exists')", "message": "a toleration without a key must have the operator Exists"}, {"rule": "!has(self.value) || !has(self.operator) || self.operator == 'Equal'", "message": "a value goes with the operator Equal only"}]))]
 pub struct Toleration {
     /// Key of the taint; empty with operator Exists matches all taints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 316))]
     pub key: Option<String>,
-    /// Default: Equal.
+    /// How key and value are compared: `Equal`, or `Exists` for any value. Default: Equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TolerationOperator")]
     pub operator: Option<TolerationOperator>,
     /// Value of the taint, with operator Equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
     pub value: Option<String>,
     /// Effect to tolerate. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "crate::node::TaintEffect")]
     pub effect: Option<crate::node::TaintEffect>,
 }
 
@@ -320,14 +381,17 @@ pub enum FenceAction {
 pub struct RetryRule {
     /// Exit codes this rule is for. Default: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(range(min = 0, max = 255)), extend("x-kubernetes-list-type" = "atomic"))]
     pub exit_codes: Vec<i32>,
     /// Causes this rule is for. Default: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<RetryCause>,
     /// What to do.
     pub action: RetryAction,
     /// Most retries by this rule. Default: `backoffLimit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
     pub limit: Option<u32>,
 }
 
@@ -359,21 +423,27 @@ pub enum RetryAction {
 /// Many of one job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "(has(self.count) ? 1 : 0) + (has(self.matrix) ? 1 : 0) + (has(self.items) ? 1 : 0) == 1", "message": "give exactly one of count, matrix and items"}]))]
 pub struct ArraySpec {
     /// Number of members, with indices from 0. 1 to 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub count: Option<u32>,
     /// Every combination of these values, one member each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 8, "additionalProperties" = {"type": "array", "minItems": 1, "maxItems": 1000, "x-kubernetes-list-type": "atomic", "items": {"type": "string", "maxLength": 1024}}))]
     pub matrix: BTreeMap<String, Vec<String>>,
     /// One member for each item.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 10_000), inner(length(max = 1024)), extend("x-kubernetes-list-type" = "atomic"))]
     pub items: Vec<String>,
     /// Most members that exist unfinished at once. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
     pub parallelism: Option<u32>,
     /// After this many failed members no more are started. Default: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
     pub max_failures: Option<u32>,
 }
 
@@ -382,9 +452,14 @@ pub struct ArraySpec {
 #[serde(rename_all = "camelCase")]
 pub struct Dependency {
     /// Name of a job in the same namespace.
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    )]
     pub name: String,
-    /// How it must have ended. Default: Succeeded.
+    /// How it must have ended: `Succeeded`, `Failed` (any end without success) or `Finished` (any end). Default: Succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DependencyWhen")]
     pub when: Option<DependencyWhen>,
 }
 

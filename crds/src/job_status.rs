@@ -17,6 +17,7 @@ use crate::job::{
 pub struct JobStatus {
     /// Where the job stands; derived from the other fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Phase", extend("x-kubernetes-validations" = [{"rule": "self == oldSelf || !(oldSelf in ['Succeeded', 'Failed', 'Cancelled', 'Preempted', 'TimedOut', 'Infeasible', 'Lost'])", "message": "a job that has ended stays as it ended"}]))]
     pub phase: Option<Phase>,
     /// Conditions in the Kubernetes form.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -30,9 +31,11 @@ pub struct JobStatus {
     pub enqueue_time: Option<MicroTime>,
     /// Number of the current or last attempt; the bind increments it.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self >= oldSelf", "message": "the attempt number never goes back"}]))]
     pub attempt: u32,
     /// Where the current attempt runs. Written by placement, cleared on requeue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "a binding does not change; it is cleared by a requeue"}]))]
     pub binding: Option<Binding>,
     /// Where the job could run after a preemption. Written by placement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +63,7 @@ pub struct JobStatus {
     pub signal: Option<i32>,
     /// How the attempt ended, in one word; written by the agent, or by whoever ends a job without a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Outcome", extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "an outcome is final"}]))]
     pub outcome: Option<Outcome>,
     /// Proof that no process of the attempt is left; from here on its slots are free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,15 +82,18 @@ pub struct JobStatus {
     pub waiting: Option<Waiting>,
     /// Retries so far, by cause.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "integer", "format": "int32", "minimum": 0}))]
     pub retries: BTreeMap<String, u32>,
     /// Ended attempts, oldest first, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub attempts: Vec<AttemptRecord>,
     /// True while the job's node is not seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node_silent: bool,
     /// The last thing worth telling a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
     pub message: Option<String>,
     /// Generation of the spec that `effective` was resolved from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -248,12 +255,15 @@ pub struct Effective {
 #[serde(rename_all = "camelCase")]
 pub struct Binding {
     /// Name of the Node.
+    #[schemars(length(max = 253))]
     pub node_name: String,
     /// Boot id of the node when the binding was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
     pub boot_id: Option<String>,
     /// UUIDs of the GPUs, in the order the job sees them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
     pub gpus: Vec<String>,
     /// Bytes charged on each GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,6 +295,7 @@ pub struct Nomination {
     pub node_name: String,
     /// UUIDs of the GPUs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
     pub gpus: Vec<String>,
     /// When it lapses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -309,17 +320,20 @@ pub struct Claim {
 /// A request to stop one attempt (rules.md section 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "self.attempt != oldSelf.attempt || {'Preempted': 0, 'Drained': 0, 'Suspended': 1, 'TimedOut': 2, 'Cancelled': 3}[self.reason] >= {'Preempted': 0, 'Drained': 0, 'Suspended': 1, 'TimedOut': 2, 'Cancelled': 3}[oldSelf.reason]", "message": "the reason of a stop only rises"}]))]
 pub struct Stop {
     /// The attempt this is for.
     pub attempt: u32,
     /// Why; may only rise.
     pub reason: StopReason,
     /// Who asked, such as `controller/timeout`.
+    #[schemars(length(max = 256))]
     pub by: String,
     /// When KILL is due; may only come nearer.
     pub deadline: Time,
     /// Words for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
     pub message: Option<String>,
 }
 
@@ -358,6 +372,7 @@ pub struct Usage {
     pub peak_vram_bytes: BTreeMap<String, u64>,
     /// Declared against actual GPU memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "VramVerdict")]
     pub vram_verdict: Option<VramVerdict>,
     /// Mean GPU utilisation in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -426,9 +441,11 @@ pub struct ArrayStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Waiting {
     /// Class of the reason, in CamelCase, such as `InsufficientVram`.
+    #[schemars(length(max = 64), regex(pattern = r"^[A-Z][A-Za-z0-9]*$"))]
     pub reason: String,
     /// The reason with numbers, as of the time the class last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
     pub message: Option<String>,
     /// What is held for the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -443,6 +460,7 @@ pub struct Reservation {
     pub node_name: String,
     /// UUIDs of the GPUs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
     pub gpus: Vec<String>,
     /// Latest start that is promised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -472,6 +490,7 @@ pub struct AttemptRecord {
     pub signal: Option<i32>,
     /// Why it was stopped, requeued or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
     pub reason: Option<String>,
 }
 

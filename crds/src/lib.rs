@@ -6,9 +6,11 @@
 //! - [`node`], [`queue`], [`profile`]: hosts, what others call projects, and named bundles of defaults.
 //! - [`phase`]: the one derive function and the one transition table of a job's life.
 //! - [`quantity`]: Kubernetes quantities as exact numbers.
+//! - [`manifest`]: the CRD YAML, generated from the types.
 
 pub mod job;
 pub mod job_status;
+pub mod manifest;
 pub mod node;
 pub mod phase;
 pub mod profile;

@@ -39,20 +39,25 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSpec {
-    /// What the node should do. Default: Run.
+    /// `Run` takes jobs; `Pause` takes no new ones; `Drain` also stops the running ones, which go back to the queue; `Stop` is Drain,
+    /// and then the agent ends. Default: Run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DesiredState")]
     pub desired_state: Option<DesiredState>,
     /// True keeps new jobs away. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unschedulable: Option<bool>,
     /// Marks that keep away jobs which do not tolerate them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub taints: Vec<Taint>,
     /// Capability tags this node offers to `Job.spec.needs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub offers: Vec<String>,
     /// Most jobs at once. Default: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100_000))]
     pub max_jobs: Option<u32>,
 }
 
@@ -75,9 +80,11 @@ pub enum DesiredState {
 #[serde(rename_all = "camelCase")]
 pub struct Taint {
     /// Key.
+    #[schemars(length(min = 1, max = 316))]
     pub key: String,
     /// Value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
     pub value: Option<String>,
     /// Effect.
     pub effect: TaintEffect,
@@ -108,6 +115,7 @@ pub struct NodeStatus {
     pub capacity: Option<NodeCapacity>,
     /// Its GPUs, in PCI bus order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["uuid"]))]
     pub gpus: Vec<GpuStatus>,
     /// Facts about the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,12 +166,15 @@ pub struct GpuStatus {
     pub pci_bus_id: Option<String>,
     /// Processes on this GPU that are no job's, each held at its peak until it exits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub foreign: Vec<ForeignUse>,
     /// Processes of ended attempts that still hold this GPU.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub holders: Vec<Holder>,
     /// Use by jobs, by attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub attributed: Vec<AttributedUse>,
     /// True when the device is simulated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

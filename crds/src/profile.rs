@@ -43,18 +43,23 @@ pub struct ProfileSpec {
     pub defaults: Option<JobDefaults>,
     /// Environment variables set before the job's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,
     /// Labels a node must bear, in addition to the job's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: BTreeMap<String, String>,
     /// Capability tags a node must offer, in addition to the job's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub needs: Vec<String>,
     /// Taints its jobs may ignore, in addition to the job's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
     /// Jobs without a profile whose command matches one of these use this profile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub matches: Vec<CommandMatch>,
 }
 
@@ -63,5 +68,6 @@ pub struct ProfileSpec {
 #[serde(rename_all = "camelCase")]
 pub struct CommandMatch {
     /// Matched against the command's words joined by spaces; `*` stands for any text.
+    #[schemars(length(min = 1, max = 1024))]
     pub glob: String,
 }

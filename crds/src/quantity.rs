@@ -222,7 +222,7 @@ impl schemars::JsonSchema for Quantity {
         true
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"x-kubernetes-int-or-string": true, "pattern": PATTERN, "maxLength": MAX_LEN})
+        schemars::json_schema!({"x-kubernetes-int-or-string": true, "pattern": PATTERN, "maxLength": MAX_LEN, "minimum": 0})
     }
 }
 

@@ -32,9 +32,11 @@ use crate::quantity::Quantity;
 pub struct QueueSpec {
     /// Base priority of the queue's jobs. -1000 to 1000. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
     /// Share of the fleet relative to other queues. 1 to 1000. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub weight: Option<u32>,
     /// True keeps the queue's jobs from being placed. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,27 +79,34 @@ pub struct JobDefaults {
     pub resources: Option<Resources>,
     /// Priority relative to the queue's base. -1000 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
     /// May its jobs be displaced?
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preemptible: Option<bool>,
     /// What becomes of them then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnPreemption")]
     pub on_preemption: Option<OnPreemption>,
     /// What becomes of them when their node falls silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnNodeLost")]
     pub on_node_lost: Option<OnNodeLost>,
     /// Wall-clock limit of one attempt, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub active_deadline_seconds: Option<u64>,
     /// Limit of the wait, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub pending_deadline_seconds: Option<u64>,
     /// Seconds between TERM and KILL. 0 to 86400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86_400))]
     pub termination_grace_period_seconds: Option<u32>,
     /// Seconds after the end until a job is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 315_360_000))]
     pub ttl_seconds_after_finished: Option<u64>,
 }
 
@@ -110,6 +119,7 @@ pub struct JobFloors {
     pub vram: Option<Quantity>,
     /// Least priority relative to the queue's base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
 }
 
