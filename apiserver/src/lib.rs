@@ -1,5 +1,7 @@
 //! A generic Kubernetes-style API server: it stores, validates, versions and watches objects whose kinds it does not know.
 
+pub mod cache;
+pub mod registry;
 pub mod schema;
 pub mod selector;
-pub mod registry;
+pub mod store;

@@ -1,0 +1,1 @@
+//! The behaviour of the cache over the in-memory store.
