@@ -1,5 +1,10 @@
 //! `Job`: one command with what it needs, where it may run, how long and how often; or an array of such.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat the name of their type"
+)]
+
 use std::collections::BTreeMap;
 
 use kube::CustomResource;
@@ -107,7 +112,7 @@ pub struct JobSpec {
     pub run_as_user: Option<String>,
     /// What the job needs of one node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "resources cannot change once the job exists; delete the job and create it anew"}]))]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "!has(self.vram) || !has(self.gpus) || self.gpus > 0", "message": "vram is per GPU, so gpus must not be 0"}, {"rule": "self == oldSelf", "message": "resources cannot change once the job exists; delete the job and create it anew"}]))]
     pub resources: Option<Resources>,
     /// Run on this node only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,7 +187,7 @@ pub struct JobSpec {
     pub oom_retry_limit: Option<u32>,
     /// Run many of this job, each with an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "array cannot change once the job exists; delete the job and create it anew"}]))]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "(has(self.count) ? 1 : 0) + (has(self.matrix) ? 1 : 0) + (has(self.items) ? 1 : 0) == 1", "message": "give exactly one of count, matrix and items"}, {"rule": "self == oldSelf", "message": "array cannot change once the job exists; delete the job and create it anew"}]))]
     pub array: Option<ArraySpec>,
     /// Run as a gang: this many tasks on as many nodes, started whole or not at all. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -423,7 +428,6 @@ pub enum RetryAction {
 /// Many of one job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "(has(self.count) ? 1 : 0) + (has(self.matrix) ? 1 : 0) + (has(self.items) ? 1 : 0) == 1", "message": "give exactly one of count, matrix and items"}]))]
 pub struct ArraySpec {
     /// Number of members, with indices from 0. 1 to 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]

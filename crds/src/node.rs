@@ -1,5 +1,10 @@
 //! `Node`: one host. Its desired state and labels are in spec; capacity, GPUs and health in status.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat the name of their type"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;

@@ -1,5 +1,10 @@
 //! `Queue`: what others call a project: base priority, defaults and floors for its jobs, weight, quota, limits.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat the name of their type"
+)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
