@@ -5,3 +5,6 @@ pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod store;
+pub mod auth;
+pub mod blobs;
+pub mod http;
