@@ -1,0 +1,236 @@
+//! A job: where it stands and why, what was resolved for it and from where, its attempts.
+
+use crds::job_status::{AttemptRecord, JobStatus};
+use crds::{Job, Quantity};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::text::{Page, cells, conditions};
+use crate::follow::{self, GpuIndex};
+use crate::output::age;
+
+pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timestamp) {
+    let empty = JobStatus::default();
+    let status = job.status.as_ref().unwrap_or(&empty);
+    page.field("Phase", format!("{:?}", follow::phase_of(job)));
+    if let Some(waiting) = &status.waiting {
+        let message = waiting.message.as_deref().unwrap_or_default();
+        let colon = if message.is_empty() { "" } else { ": " };
+        page.field("Waiting", format!("{}{colon}{message}", waiting.reason));
+        page.optional(
+            "Reserved",
+            waiting.reservation.as_ref().map(|held| {
+                let names: Vec<_> = held.gpus.iter().map(|uuid| gpus.name(uuid)).collect();
+                format!("{} gpu {}", held.node_name, names.join(","))
+            }),
+        );
+    } else if job.status.is_none() {
+        page.field("Waiting", "for the admission controller, which has not seen it yet");
+    }
+    page.optional("Message", status.message.as_ref());
+    match &job.spec.script {
+        Some(script) => page.field("Script", script),
+        None => page.field("Command", words(&job.spec.command)),
+    }
+    page.optional("Image", job.spec.image.as_ref());
+    page.optional("Directory", job.spec.working_dir.as_ref());
+    if !job.spec.env.is_empty() {
+        let lines: Vec<_> = job
+            .spec
+            .env
+            .iter()
+            .map(|variable| match (&variable.value, &variable.value_from) {
+                (_, Some(from)) => format!(
+                    "{} from secret {} key {}",
+                    variable.name, from.secret_key_ref.name, from.secret_key_ref.key
+                ),
+                (value, None) => {
+                    format!("{}={}", variable.name, value.as_deref().unwrap_or_default())
+                }
+            })
+            .collect();
+        page.field("Environment", lines.join("\n"));
+    }
+    page.optional("Runs on", follow::place(job, gpus));
+    if let Some(stop) = &status.stop {
+        page.field(
+            "Stop",
+            format!(
+                "{:?} by {}{}, KILL due {}",
+                stop.reason,
+                stop.by,
+                stop.message
+                    .as_ref()
+                    .map_or_else(String::new, |message| format!(": {message}")),
+                stop.deadline.0
+            ),
+        );
+    }
+    timing(page, status, now);
+    if let Some(array) = &status.array {
+        page.field(
+            "Array",
+            format!(
+                "{} of {} succeeded, {} failed, {} active, {} not started",
+                array.succeeded,
+                array.total,
+                array.failed,
+                array.active,
+                array.total.saturating_sub(array.next_index)
+            ),
+        );
+        if !array.failed_indices.is_empty() {
+            page.field("Failed members", &array.failed_indices);
+        }
+    }
+    if let Some(usage) = &status.usage {
+        for (uuid, bytes) in &usage.peak_vram_bytes {
+            page.field(
+                "Peak VRAM",
+                format!("{} on gpu {}", Quantity::from_bytes(*bytes).0, gpus.name(uuid)),
+            );
+        }
+        page.optional(
+            "VRAM declared",
+            usage.vram_verdict.map(|verdict| format!("{verdict:?}")),
+        );
+        page.optional(
+            "Peak memory",
+            usage.peak_memory_bytes.map(|bytes| Quantity::from_bytes(bytes).0),
+        );
+    }
+    page.table("Effective", &effective(status));
+    page.table("Earlier attempts", &attempts(&status.attempts, now));
+    page.table("Conditions", &conditions(&status.conditions, now));
+}
+
+fn timing(page: &mut Page, status: &JobStatus, now: Timestamp) {
+    if status.attempt == 0 {
+        return;
+    }
+    page.field("Attempt", status.attempt.to_string());
+    page.optional(
+        "Started",
+        status
+            .start_time
+            .as_ref()
+            .map(|time| format!("{} ({} ago)", time.0, age::since(time.0, now))),
+    );
+    page.optional(
+        "Ended",
+        status
+            .finish_time
+            .as_ref()
+            .map(|time| format!("{} ({} ago)", time.0, age::since(time.0, now))),
+    );
+    page.optional("Exit code", status.exit_code.map(|code| code.to_string()));
+    page.optional("Signal", status.signal.map(|signal| signal.to_string()));
+}
+
+/// The command as a shell would need it written.
+fn words(command: &[String]) -> String {
+    command
+        .iter()
+        .map(|word| {
+            let plain = !word.is_empty()
+                && word
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || "-_./=:,@%+{}".contains(c));
+            if plain {
+                word.clone()
+            } else {
+                format!("'{}'", word.replace('\'', "'\\''"))
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Every resolved value with its source; the names are those of the schema, so that new fields show by themselves.
+fn effective(status: &JobStatus) -> Vec<Vec<String>> {
+    let Some(effective) = status
+        .effective
+        .as_ref()
+        .and_then(|effective| serde_json::to_value(effective).ok())
+    else {
+        return Vec::new();
+    };
+    let mut rows = vec![cells(["FIELD", "VALUE", "FROM"])];
+    for (name, sourced) in effective.as_object().into_iter().flatten() {
+        let Some(source) = sourced["source"].as_str() else {
+            continue;
+        };
+        let (name, value) = readable(name, &sourced["value"]);
+        rows.push(vec![name, value, source.to_owned()]);
+    }
+    rows
+}
+
+fn readable(name: &str, value: &Value) -> (String, String) {
+    if let (Some(short), Some(bytes)) = (name.strip_suffix("Bytes"), value.as_u64()) {
+        let text = if bytes == 0 { "0".to_owned() } else { Quantity::from_bytes(bytes).0 };
+        return (short.to_owned(), text);
+    }
+    if let (Some(short), Some(millis)) = (name.strip_suffix("Millis"), value.as_u64()) {
+        return (short.to_owned(), Quantity::from_millis(millis).0);
+    }
+    (name.to_owned(), crate::jsonpath::text_of(value))
+}
+
+fn attempts(records: &[AttemptRecord], now: Timestamp) -> Vec<Vec<String>> {
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let mut rows = vec![cells(["ATTEMPT", "NODE", "ENDED", "EXIT", "REASON"])];
+    rows.extend(records.iter().map(|record| {
+        vec![
+            record.attempt.to_string(),
+            record.node_name.clone().unwrap_or_default(),
+            record
+                .finish_time
+                .as_ref()
+                .map_or_else(String::new, |time| format!("{} ago", age::since(time.0, now))),
+            match (record.exit_code, record.signal) {
+                (Some(code), _) => code.to_string(),
+                (None, Some(signal)) => format!("signal {signal}"),
+                (None, None) => "-".to_owned(),
+            },
+            record.reason.clone().unwrap_or_default(),
+        ]
+    }));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_description_says_where_each_value_came_from() {
+        let sourced = |value: Value, source: &str| json!({"value": value, "source": source});
+        let job: Job = serde_json::from_value(json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Job", "metadata": {"name": "x"},
+            "spec": {"command": ["sh", "-c", "echo 'hi there'"], "env": [{"name": "A", "value": "1"}]},
+            "status": {
+                "phase": "Pending",
+                "attempt": 1,
+                "waiting": {"reason": "InsufficientVram", "message": "needs 20Gi on one GPU; 14Gi free on n1"},
+                "effective": {
+                    "queue": sourced(json!("default"), "Default"), "priority": sourced(json!(10), "Queue"),
+                    "cpuMillis": sourced(json!(1000), "Default"), "memoryBytes": sourced(json!(0), "Default"),
+                    "gpus": sourced(json!(1), "Job"), "vramBytes": sourced(json!(21_474_836_480_u64), "Profile"),
+                    "preemptible": sourced(json!(false), "Default"), "onPreemption": sourced(json!("Requeue"), "Default"),
+                    "onNodeLost": sourced(json!("Wait"), "Default"), "fenceSeconds": sourced(json!(2400), "Default"),
+                    "fenceAction": sourced(json!("Freeze"), "Default"),
+                    "terminationGracePeriodSeconds": sourced(json!(30), "Default")},
+                "attempts": [{"attempt": 1, "nodeName": "n1", "exitCode": 3, "reason": "Drained",
+                    "finishTime": "2026-01-01T00:00:00.000000Z"}]}
+        }))
+        .unwrap();
+        let mut page = Page::default();
+        let now = "2026-01-01T00:05:00Z".parse().unwrap();
+        describe(&mut page, &job, &GpuIndex::default(), now);
+        insta::assert_snapshot!(page.finish(), @"");
+    }
+}

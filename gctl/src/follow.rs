@@ -1,0 +1,558 @@
+//! Follows jobs to their end and says each transition in a line.
+//!
+//! [`Board`] is the pure part: it is told what a job looks like now and answers with what is worth saying. [`follow`] feeds it from a watch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{Job, Node, Phase, Quantity};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::output::age;
+use crate::output::table::{self, Columns};
+use crate::session::{Selection, Session, Target};
+use crate::watch::{Change, Watch};
+
+/// Namespace and name of a job.
+pub type JobKey = (String, String);
+
+/// Where the GPUs are: node-local index by UUID.
+#[derive(Clone, Debug, Default)]
+pub struct GpuIndex {
+    known: BTreeMap<String, u32>,
+}
+
+impl GpuIndex {
+    /// Learns the GPUs of nodes.
+    pub fn learn(&mut self, nodes: &[Node]) {
+        for node in nodes {
+            for gpu in node.status.iter().flat_map(|status| &status.gpus) {
+                self.known.insert(gpu.uuid.clone(), gpu.index);
+            }
+        }
+    }
+
+    /// True when every GPU of the job's binding is known.
+    pub fn covers(&self, job: &Job) -> bool {
+        job.status
+            .iter()
+            .filter_map(|status| status.binding.as_ref())
+            .flat_map(|binding| &binding.gpus)
+            .all(|uuid| self.known.contains_key(uuid))
+    }
+
+    /// `0`, or the UUID of a GPU that is not known.
+    pub fn name(&self, uuid: &str) -> String {
+        self.known
+            .get(uuid)
+            .map_or_else(|| uuid.to_owned(), ToString::to_string)
+    }
+}
+
+/// Where a bound job runs: `sim-0 gpu 0,1 (10Gi each)`.
+pub fn place(job: &Job, gpus: &GpuIndex) -> Option<String> {
+    let binding = job.status.as_ref()?.binding.as_ref()?;
+    let mut text = binding.node_name.clone();
+    if !binding.gpus.is_empty() {
+        let names: Vec<_> = binding.gpus.iter().map(|uuid| gpus.name(uuid)).collect();
+        let amount = if binding.whole_gpus {
+            "whole".to_owned()
+        } else {
+            binding
+                .vram_bytes
+                .map_or_else(String::new, |bytes| Quantity::from_bytes(bytes).0)
+        };
+        let each = if binding.gpus.len() > 1 && !binding.whole_gpus { " each" } else { "" };
+        text.push_str(&format!(" gpu {}", names.join(",")));
+        if !amount.is_empty() {
+            text.push_str(&format!(" ({amount}{each})"));
+        }
+    }
+    Some(text)
+}
+
+/// How a job ended, in words: `exit code 0 after 2.1s`.
+pub fn ending(job: &Job) -> String {
+    let Some(status) = &job.status else {
+        return String::new();
+    };
+    let mut parts = Vec::new();
+    if let Some(code) = status.exit_code {
+        parts.push(format!("exit code {code}"));
+    } else if let Some(signal) = status.signal {
+        parts.push(format!("signal {signal}"));
+    }
+    if let Some(array) = &status.array {
+        parts.push(format!("{} of {} succeeded", array.succeeded, array.total));
+    }
+    if let (Some(start), Some(finish)) = (&status.start_time, &status.finish_time) {
+        let millis = (finish.0.as_millisecond() - start.0.as_millisecond()).max(0);
+        parts.push(format!("after {}.{}s", millis / 1000, millis % 1000 / 100));
+    }
+    let ordinary = status.exit_code == Some(0) && status.array.is_none();
+    if let Some(message) = status.message.as_deref().filter(|_| !ordinary) {
+        let known = parts.iter().any(|part| message == part);
+        if !known {
+            parts.push(message.to_owned());
+        }
+    }
+    parts.join(", ")
+}
+
+/// What is worth saying about a job in its phase.
+fn detail(job: &Job, phase: Phase, gpus: &GpuIndex) -> String {
+    let Some(status) = &job.status else {
+        return String::new();
+    };
+    match phase {
+        Phase::Pending => match (&status.waiting, &status.array) {
+            (Some(waiting), _) => match &waiting.message {
+                Some(message) => format!("{}: {message}", waiting.reason),
+                None => waiting.reason.clone(),
+            },
+            (None, Some(array)) => format!("array of {}", array.total),
+            (None, None) => String::new(),
+        },
+        Phase::Running if status.array.is_some() && status.binding.is_none() => String::new(),
+        Phase::Scheduled | Phase::Running | Phase::Unknown => place(job, gpus).unwrap_or_default(),
+        Phase::Stopping => status.stop.as_ref().map_or_else(
+            || "its process ended".to_owned(),
+            |stop| format!("{:?}: {}", stop.reason, stop.message.as_deref().unwrap_or(&stop.by)),
+        ),
+        Phase::Succeeded
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::Preempted
+        | Phase::TimedOut
+        | Phase::Infeasible
+        | Phase::Lost => ending(job),
+    }
+}
+
+/// The phase of a job; a job without status waits for admission.
+pub fn phase_of(job: &Job) -> Phase {
+    job.status
+        .as_ref()
+        .and_then(|status| status.phase)
+        .unwrap_or_default()
+}
+
+/// A transition worth a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The job's name.
+    pub name: String,
+    /// Its phase, or `Deleted`.
+    pub phase: String,
+    /// Node and GPU, or the reason.
+    pub detail: String,
+}
+
+/// What is known of the jobs that are followed.
+#[derive(Debug, Default)]
+pub struct Board {
+    targets: BTreeMap<JobKey, Option<Ended>>,
+    said: BTreeMap<JobKey, (Phase, String)>,
+}
+
+/// How a followed job ended.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// In a terminal phase.
+    Finished(Box<Job>),
+    /// It was deleted before it ended.
+    Deleted,
+}
+
+impl Board {
+    /// Follows these jobs, and the members of those that are arrays.
+    pub fn new(targets: impl IntoIterator<Item = JobKey>) -> Self {
+        Board {
+            targets: targets.into_iter().map(|key| (key, None)).collect(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// Every job has ended.
+    pub fn is_finished(&self) -> bool {
+        self.targets.values().all(Option::is_some)
+    }
+
+    /// Every job has ended with success.
+    pub fn all_succeeded(&self) -> bool {
+        self.targets.values().all(|ended| {
+            matches!(ended, Some(Ended::Finished(job)) if phase_of(job) == Phase::Succeeded)
+        })
+    }
+
+    /// The jobs and how they ended.
+    pub fn targets(&self) -> &BTreeMap<JobKey, Option<Ended>> {
+        &self.targets
+    }
+
+    fn concerns(&self, key: &JobKey, job: &Job) -> bool {
+        self.targets.contains_key(key)
+            || job
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(crds::ARRAY_LABEL))
+                .is_some_and(|parent| self.targets.contains_key(&(key.0.clone(), parent.clone())))
+    }
+
+    /// The job looks like this now; answers with its transition, if it made one.
+    pub fn see(&mut self, job: &Job, gpus: &GpuIndex) -> Option<Transition> {
+        let key = key_of(job);
+        if !self.concerns(&key, job) || matches!(self.targets.get(&key), Some(Some(_))) {
+            return None;
+        }
+        let phase = phase_of(job);
+        if phase.is_terminal()
+            && let Some(ended) = self.targets.get_mut(&key)
+        {
+            *ended = Some(Ended::Finished(Box::new(job.clone())));
+        }
+        let detail = detail(job, phase, gpus);
+        if self.said.get(&key).is_some_and(|said| *said == (phase, detail.clone())) {
+            return None;
+        }
+        self.said.insert(key.clone(), (phase, detail.clone()));
+        Some(Transition {
+            name: key.1,
+            phase: format!("{phase:?}"),
+            detail,
+        })
+    }
+
+    /// The job is gone.
+    pub fn lose(&mut self, key: &JobKey) -> Option<Transition> {
+        self.said.remove(key);
+        let ended = self.targets.get_mut(key)?;
+        if ended.is_some() {
+            return None;
+        }
+        *ended = Some(Ended::Deleted);
+        Some(Transition {
+            name: key.1.clone(),
+            phase: "Deleted".to_owned(),
+            detail: "before it ended".to_owned(),
+        })
+    }
+
+    /// The table of outcomes.
+    pub fn outcomes(&self) -> String {
+        let several = self
+            .targets
+            .keys()
+            .map(|(namespace, _)| namespace)
+            .collect::<BTreeSet<_>>()
+            .len()
+            > 1;
+        let header = ["JOB", "PHASE", "EXIT", "NODE", "WAITED", "RAN", "MESSAGE"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        for ((namespace, name), ended) in &self.targets {
+            let label = if several { format!("{namespace}/{name}") } else { name.clone() };
+            rows.push(match ended {
+                Some(Ended::Finished(job)) => outcome_row(label, job),
+                Some(Ended::Deleted) => vec![label, "Deleted".to_owned()],
+                None => vec![label, "unfinished".to_owned()],
+            });
+        }
+        table::render(&rows)
+    }
+}
+
+fn outcome_row(label: String, job: &Job) -> Vec<String> {
+    let Some(status) = &job.status else {
+        return vec![label];
+    };
+    let exit = match (status.exit_code, status.signal) {
+        (Some(code), _) => code.to_string(),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "-".to_owned(),
+    };
+    let node = status
+        .binding
+        .as_ref()
+        .map_or("-", |binding| &binding.node_name)
+        .to_owned();
+    let span = |from: Option<Timestamp>, to: Option<Timestamp>| match (from, to) {
+        (Some(from), Some(to)) => {
+            let millis = (to.as_millisecond() - from.as_millisecond()).max(0);
+            if millis < 60_000 {
+                format!("{}.{}s", millis / 1000, millis % 1000 / 100)
+            } else {
+                age::duration(millis / 1000)
+            }
+        }
+        _ => "-".to_owned(),
+    };
+    let start = status.start_time.as_ref().map(|time| time.0);
+    let queued = status.enqueue_time.as_ref().map(|time| time.0);
+    let finish = status.finish_time.as_ref().map(|time| time.0);
+    let message = match &status.array {
+        Some(array) => format!("{} of {} members succeeded", array.succeeded, array.total),
+        None if phase_of(job) == Phase::Succeeded => String::new(),
+        None => status.message.clone().unwrap_or_default(),
+    };
+    vec![
+        label,
+        format!("{:?}", phase_of(job)),
+        exit,
+        node,
+        span(queued, start),
+        span(start, finish),
+        message,
+    ]
+}
+
+/// Namespace and name of a job.
+pub fn key_of(job: &Job) -> JobKey {
+    (
+        job.metadata.namespace.clone().unwrap_or_default(),
+        job.metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+/// A job as the server sent it, or nothing when it is no job.
+pub fn read_job(object: Value) -> Option<Job> {
+    serde_json::from_value(object).ok()
+}
+
+/// How transitions are said while jobs are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// A line each on standard error.
+    Lines,
+    /// Not at all.
+    Silent,
+}
+
+/// Follows jobs until all have ended.
+///
+/// # Errors
+/// When the server refuses to be watched.
+pub async fn follow(
+    session: &mut Session,
+    targets: &[Target],
+    voice: Voice,
+    began: Timestamp,
+) -> Result<Board, Error> {
+    let mut board = Board::new(targets.iter().map(|target| {
+        (
+            target.namespace.clone().unwrap_or_default(),
+            target.name.clone(),
+        )
+    }));
+    let jobs = session.jobs().await?;
+    let mut namespaces: Vec<_> = targets.iter().map(|target| target.namespace.clone()).collect();
+    namespaces.dedup();
+    let namespace = match namespaces.as_slice() {
+        [one] => one.clone(),
+        _ => None,
+    };
+    let selection = match targets {
+        [only] if voice == Voice::Silent => Selection::named(&only.name),
+        _ => Selection::default(),
+    };
+    let mut reporter = Reporter {
+        columns: Columns::default(),
+        gpus: GpuIndex::default(),
+        voice,
+        began,
+    };
+    reporter.learn(session).await;
+    reporter.reserve(targets);
+    let mut watch: Option<Watch> = None;
+    while !board.is_finished() {
+        let (items, revision) = session
+            .list(&jobs, namespace.as_deref(), &selection)
+            .await?;
+        let mut present = BTreeSet::new();
+        for job in items.into_iter().filter_map(read_job) {
+            present.insert(key_of(&job));
+            reporter.see(session, &mut board, &job).await;
+        }
+        let missing: Vec<_> = board
+            .targets()
+            .keys()
+            .filter(|key| !present.contains(*key))
+            .cloned()
+            .collect();
+        for key in missing {
+            reporter.say(session, board.lose(&key));
+        }
+        let mut current = match watch.take() {
+            Some(mut watch) => {
+                watch.resume_at(&revision);
+                watch
+            }
+            None => Watch::new(
+                &session.api,
+                &jobs,
+                namespace.as_deref(),
+                selection.clone(),
+                &revision,
+            ),
+        };
+        while !board.is_finished() {
+            match current.next().await? {
+                Change::Added(object) | Change::Modified(object) => {
+                    if let Some(job) = read_job(object) {
+                        reporter.see(session, &mut board, &job).await;
+                    }
+                }
+                Change::Deleted(object) => {
+                    if let Some(job) = read_job(object) {
+                        reporter.say(session, board.lose(&key_of(&job)));
+                    }
+                }
+                Change::Interrupted(reason) => session.output.say(format!(
+                    "the watch was interrupted and goes on when it can: {reason}"
+                )),
+                Change::Expired => break,
+            }
+        }
+        watch = Some(current);
+    }
+    Ok(board)
+}
+
+struct Reporter {
+    columns: Columns,
+    gpus: GpuIndex,
+    voice: Voice,
+    began: Timestamp,
+}
+
+impl Reporter {
+    /// Makes room for the longest names, so that the columns stand still.
+    fn reserve(&mut self, targets: &[Target]) {
+        let longest = targets
+            .iter()
+            .map(|target| target.name.chars().count() + 2)
+            .max()
+            .unwrap_or(0);
+        self.columns.render(&[vec![
+            "000.0s".to_owned(),
+            "x".repeat(longest),
+            "Succeeded".to_owned(),
+        ]]);
+    }
+
+    async fn see(&mut self, session: &mut Session, board: &mut Board, job: &Job) {
+        if self.voice == Voice::Lines && !self.gpus.covers(job) {
+            self.learn(session).await;
+        }
+        let transition = board.see(job, &self.gpus);
+        self.say(session, transition);
+    }
+
+    async fn learn(&mut self, session: &mut Session) {
+        let Ok(nodes) = session.resource("nodes.gctl.dev").await else {
+            return;
+        };
+        if let Ok((items, _)) = session.list(&nodes, None, &Selection::default()).await {
+            let nodes: Vec<Node> = items
+                .into_iter()
+                .filter_map(|item| serde_json::from_value(item).ok())
+                .collect();
+            self.gpus.learn(&nodes);
+        }
+    }
+
+    fn say(&mut self, session: &mut Session, transition: Option<Transition>) {
+        let Some(transition) = transition.filter(|_| self.voice == Voice::Lines) else {
+            return;
+        };
+        let millis = ((session.clock)().as_millisecond() - self.began.as_millisecond()).max(0);
+        let row = vec![
+            format!("{:>3}.{}s", millis / 1000, millis % 1000 / 100),
+            transition.name,
+            transition.phase,
+            transition.detail,
+        ];
+        let line = self.columns.render(&[row]);
+        session.output.say(line.trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn job(name: &str, status: Value) -> Job {
+        serde_json::from_value(json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Job",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn gpus() -> GpuIndex {
+        let mut gpus = GpuIndex::default();
+        gpus.known.insert("GPU-a".into(), 1);
+        gpus
+    }
+
+    fn board(names: &[&str]) -> Board {
+        Board::new(names.iter().map(|name| ("default".to_owned(), (*name).to_owned())))
+    }
+
+    #[test]
+    fn each_transition_is_said_once_with_what_matters_in_it() {
+        let mut board = board(&["a"]);
+        let binding = json!({"nodeName": "n", "gpus": ["GPU-a"], "vramBytes": 10_737_418_240_u64});
+        let mut lines = Vec::new();
+        for status in [
+            json!({}),
+            json!({"phase": "Pending", "waiting": {"reason": "InsufficientVram", "message": "needs 10Gi, 4Gi free"}}),
+            json!({"phase": "Pending", "waiting": {"reason": "InsufficientVram", "message": "needs 10Gi, 4Gi free"}}),
+            json!({"phase": "Scheduled", "binding": binding}),
+            json!({"phase": "Running", "binding": binding}),
+            json!({"phase": "Failed", "binding": binding, "exitCode": 3, "startTime": "2026-01-01T00:00:00.000000Z",
+                "finishTime": "2026-01-01T00:00:02.500000Z", "message": "the command failed"}),
+        ] {
+            if let Some(said) = board.see(&job("a", status), &gpus()) {
+                lines.push(format!("{} {} {}", said.name, said.phase, said.detail));
+            }
+        }
+        insta::assert_snapshot!(lines.join("\n"), @"");
+        assert!(board.is_finished());
+        assert!(!board.all_succeeded());
+    }
+
+    #[test]
+    fn members_of_a_followed_array_are_said_but_do_not_count() {
+        let mut board = board(&["sweep"]);
+        let mut member = job("sweep-0", json!({"phase": "Succeeded", "exitCode": 0}));
+        assert_eq!(board.see(&member, &gpus()), None);
+        member.metadata.labels = Some([(crds::ARRAY_LABEL.to_owned(), "sweep".to_owned())].into());
+        assert!(board.see(&member, &gpus()).is_some());
+        assert!(!board.is_finished());
+    }
+
+    #[test]
+    fn a_deleted_job_has_ended_without_success() {
+        let mut board = board(&["a"]);
+        assert_eq!(board.lose(&("default".into(), "a".into())).unwrap().phase, "Deleted");
+        assert!(board.is_finished());
+        assert!(!board.all_succeeded());
+    }
+
+    #[test]
+    fn the_table_of_outcomes_has_a_line_for_each_job() {
+        let mut board = board(&["a", "b", "sweep"]);
+        board.see(
+            &job("a", json!({"phase": "Succeeded", "exitCode": 0, "binding": {"nodeName": "n"},
+                "enqueueTime": "2026-01-01T00:00:00.000000Z", "startTime": "2026-01-01T00:00:01.000000Z", "finishTime": "2026-01-01T00:00:03.250000Z"})),
+            &gpus(),
+        );
+        board.see(&job("b", json!({"phase": "Infeasible", "message": "no node has 9 GPUs"})), &gpus());
+        board.see(&job("sweep", json!({"phase": "Succeeded", "array": {"total": 4, "succeeded": 4}})), &gpus());
+        insta::assert_snapshot!(board.outcomes(), @"");
+    }
+}
