@@ -23,15 +23,24 @@ use tokio::{
 use super::{Index, Shared, state::State};
 use crate::store::{
     Batch, Body, Change, CommitError, EventType, Expect, LAST_REVISION, Mutation, ObjectKey,
-    Operation, Record, Removal, Revision, Room, Stored, StoreError, encoded_len,
+    Operation, Record, Removal, Revision, Room, StoreError, Stored, encoded_len,
 };
 
 /// What the committer is asked to do.
 pub(super) enum Request {
-    Commit { mutation: Mutation, reply: oneshot::Sender<Answer> },
+    Commit {
+        mutation: Mutation,
+        reply: oneshot::Sender<Answer>,
+    },
     Trim,
-    Reindex { resource: Arc<str>, index: Index, reply: oneshot::Sender<()> },
-    Close { reply: oneshot::Sender<()> },
+    Reindex {
+        resource: Arc<str>,
+        index: Index,
+        reply: oneshot::Sender<()>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 type Answer = Result<Arc<Stored>, CommitError>;
@@ -68,7 +77,11 @@ struct Trim {
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Request>) -> Self {
-        Self { shared, queue, failed: None }
+        Self {
+            shared,
+            queue,
+            failed: None,
+        }
     }
 
     /// Runs on a thread of its own until the queue closes.
@@ -117,7 +130,11 @@ impl Committer {
         }
         self.commit(batch, started);
         match last {
-            Some(Request::Reindex { resource, index, reply }) => {
+            Some(Request::Reindex {
+                resource,
+                index,
+                reply,
+            }) => {
                 self.reindex(&resource, &index);
                 let _ = reply.send(());
                 false
@@ -186,7 +203,12 @@ impl Committer {
         }
     }
 
-    fn write(&self, after: Revision, changes: &[Arc<Change>], trim: &Trim) -> Result<(), StoreError> {
+    fn write(
+        &self,
+        after: Revision,
+        changes: &[Arc<Change>],
+        trim: &Trim,
+    ) -> Result<(), StoreError> {
         if changes.is_empty() && trim.removals.is_empty() {
             return Ok(());
         }
@@ -202,7 +224,12 @@ impl Committer {
             floors
         });
         let records = changes.iter().map(|change| record_of(change)).collect();
-        let batch = Batch { after, records, removals: trim.removals.clone(), floors };
+        let batch = Batch {
+            after,
+            records,
+            removals: trim.removals.clone(),
+            floors,
+        };
         let started = Instant::now();
         self.shared.store.commit(&batch)?;
         self.shared.counters.synced(started.elapsed());
@@ -243,7 +270,11 @@ impl Committer {
         let state = self.shared.state.read();
         let options = &self.shared.options;
         let mut left = most;
-        let mut total: usize = state.resources.values().map(|resource| resource.log_cost).sum();
+        let mut total: usize = state
+            .resources
+            .values()
+            .map(|resource| resource.log_cost)
+            .sum();
         let mut rest = BTreeMap::new();
         for (name, resource) in &state.resources {
             let limits = options.limits(name);
@@ -262,11 +293,17 @@ impl Committer {
             rest.insert(Arc::clone(name), (cost, count));
         }
         while total > options.history_bytes && left > 0 {
-            let Some((name, (cost, count))) = rest.iter_mut().max_by_key(|(_, (cost, _))| *cost) else {
+            let Some((name, (cost, count))) = rest.iter_mut().max_by_key(|(_, (cost, _))| *cost)
+            else {
                 break;
             };
-            let change = state.resources.get(name).and_then(|resource| resource.log.get(*count));
-            let Some(change) = change.filter(|change| droppable(change, newest)) else { break };
+            let change = state
+                .resources
+                .get(name)
+                .and_then(|resource| resource.log.get(*count));
+            let Some(change) = change.filter(|change| droppable(change, newest)) else {
+                break;
+            };
             *cost -= change.cost().min(*cost);
             total -= change.cost().min(total);
             (*count, left) = (*count + 1, left - 1);
@@ -282,7 +319,10 @@ impl Committer {
 
     fn fail(&mut self, error: StoreError, prepared: Prepared) {
         let error = Arc::new(error);
-        tracing::error!(error = &*error as &dyn std::error::Error, "storage failed, only reads from now on");
+        tracing::error!(
+            error = &*error as &dyn std::error::Error,
+            "storage failed, only reads from now on"
+        );
         self.failed = Some(Arc::clone(&error));
         self.shared.fail(Arc::clone(&error));
         for (reply, _) in prepared.answers {
@@ -305,7 +345,8 @@ impl Trim {
             revision: stored.revision,
             bytes: encoded_len(&stored.key, stored.bytes.len()),
         };
-        self.removals.extend(change.previous.as_deref().map(removal));
+        self.removals
+            .extend(change.previous.as_deref().map(removal));
         if change.deleted {
             self.removals.push(removal(&change.stored));
         }
@@ -340,10 +381,14 @@ fn prepare_one(
     let deletes = matches!(body, Body::Delete(_));
     match (expect, &current) {
         (Expect::Absent, Some(current)) => {
-            return Err(CommitError::Exists { current: Arc::clone(current) });
+            return Err(CommitError::Exists {
+                current: Arc::clone(current),
+            });
         }
         (Expect::At(wanted), Some(current)) if current.revision != wanted => {
-            return Err(CommitError::Conflict { current: Some(Arc::clone(current)) });
+            return Err(CommitError::Conflict {
+                current: Some(Arc::clone(current)),
+            });
         }
         (Expect::At(_), None) => return Err(CommitError::Conflict { current: None }),
         (Expect::Any, None) => return Err(CommitError::NotFound),
@@ -360,12 +405,23 @@ fn prepare_one(
         (false, Some(_)) => EventType::Modified,
     };
     let key = state.interned(key);
-    let stored =
-        Stored::build(key, revision, kind, &encoded.bytes, encoded.rv_offset, encoded.index)?;
+    let stored = Stored::build(
+        key,
+        revision,
+        kind,
+        &encoded.bytes,
+        encoded.rv_offset,
+        encoded.index,
+    )?;
     let stored = Arc::new(stored);
     let now = (!deletes).then(|| Arc::clone(&stored));
     prepared.overlay.insert(stored.key.clone(), now);
-    prepared.changes.push(Arc::new(Change::new(Arc::clone(&stored), current, deletes, now_ms)));
+    prepared.changes.push(Arc::new(Change::new(
+        Arc::clone(&stored),
+        current,
+        deletes,
+        now_ms,
+    )));
     Ok(stored)
 }
 
@@ -373,7 +429,11 @@ fn record_of(change: &Change) -> Record {
     let stored = &change.stored;
     Record {
         revision: stored.revision,
-        operation: if change.deleted { Operation::Delete } else { Operation::Put },
+        operation: if change.deleted {
+            Operation::Delete
+        } else {
+            Operation::Put
+        },
         key: stored.key.clone(),
         previous: change.previous.as_ref().map(|previous| previous.revision),
         time_ms: change.time_ms,

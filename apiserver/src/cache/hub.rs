@@ -31,7 +31,11 @@ impl Interest {
     /// What a change looks like to those who have this interest.
     pub(super) fn event(&self, change: &Arc<Change>) -> Option<Event> {
         let key = &change.stored.key;
-        if self.namespace.as_ref().is_some_and(|namespace| *namespace != key.namespace) {
+        if self
+            .namespace
+            .as_ref()
+            .is_some_and(|namespace| *namespace != key.namespace)
+        {
             return None;
         }
         let selects = |stored: &Arc<Stored>| matches(&self.selection, stored);
@@ -48,7 +52,9 @@ impl Interest {
 
     /// The field and value under which the group is found.
     fn route(&self) -> Option<(&str, &str)> {
-        self.selection.field_equals("metadata.name").map(|name| ("metadata.name", name))
+        self.selection
+            .field_equals("metadata.name")
+            .map(|name| ("metadata.name", name))
     }
 }
 
@@ -72,16 +78,22 @@ struct Watchers {
 impl Watchers {
     fn bucket(&self, interest: &Interest) -> &[GroupId] {
         match interest.route() {
-            Some((field, value)) => {
-                self.routed.get(field).and_then(|values| values.get(value)).map_or(&[], Vec::as_slice)
-            }
+            Some((field, value)) => self
+                .routed
+                .get(field)
+                .and_then(|values| values.get(value))
+                .map_or(&[], Vec::as_slice),
             None => &self.general,
         }
     }
 
     fn find(&self, interest: &Interest) -> Option<GroupId> {
         let mut ids = self.bucket(interest).iter().copied();
-        ids.find(|id| self.groups.get(id).is_some_and(|group| group.interest == *interest))
+        ids.find(|id| {
+            self.groups
+                .get(id)
+                .is_some_and(|group| group.interest == *interest)
+        })
     }
 
     fn add(&mut self, interest: Interest, subscriber: Arc<Subscriber>) {
@@ -95,7 +107,10 @@ impl Watchers {
                 }
                 None => self.general.push(id),
             }
-            let group = Group { interest, subscribers: Vec::new() };
+            let group = Group {
+                interest,
+                subscribers: Vec::new(),
+            };
             self.groups.insert(id, group);
             id
         });
@@ -105,9 +120,15 @@ impl Watchers {
     }
 
     fn remove(&mut self, interest: &Interest, subscriber: &Arc<Subscriber>) {
-        let Some(id) = self.find(interest) else { return };
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        group.subscribers.retain(|other| !Arc::ptr_eq(other, subscriber));
+        let Some(id) = self.find(interest) else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group
+            .subscribers
+            .retain(|other| !Arc::ptr_eq(other, subscriber));
         if !group.subscribers.is_empty() {
             return;
         }
@@ -136,7 +157,9 @@ impl Watchers {
         out.extend_from_slice(&self.general);
         for (field, values) in &self.routed {
             let value = |stored: &Stored| {
-                values.get(stored.field(field).unwrap_or_default()).map_or(&[][..], Vec::as_slice)
+                values
+                    .get(stored.field(field).unwrap_or_default())
+                    .map_or(&[][..], Vec::as_slice)
             };
             let now = value(&change.stored);
             out.extend_from_slice(now);
@@ -157,11 +180,24 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn add(&mut self, resource: &Arc<str>, interest: Interest, subscriber: Arc<Subscriber>) {
-        self.resources.entry(Arc::clone(resource)).or_default().add(interest, subscriber);
+    pub(super) fn add(
+        &mut self,
+        resource: &Arc<str>,
+        interest: Interest,
+        subscriber: Arc<Subscriber>,
+    ) {
+        self.resources
+            .entry(Arc::clone(resource))
+            .or_default()
+            .add(interest, subscriber);
     }
 
-    pub(super) fn remove(&mut self, resource: &str, interest: &Interest, subscriber: &Arc<Subscriber>) {
+    pub(super) fn remove(
+        &mut self,
+        resource: &str,
+        interest: &Interest,
+        subscriber: &Arc<Subscriber>,
+    ) {
         if let Some(watchers) = self.resources.get_mut(resource) {
             watchers.remove(interest, subscriber);
             if watchers.groups.is_empty() {
@@ -171,24 +207,37 @@ impl Hub {
     }
 
     /// Hands the changes of one commit to everyone concerned. Returns how many watchers were too slow.
-    pub(super) fn publish(&mut self, changes: &[Arc<Change>], wakers: &mut Vec<Waker>) -> Published {
+    pub(super) fn publish(
+        &mut self,
+        changes: &[Arc<Change>],
+        wakers: &mut Vec<Waker>,
+    ) -> Published {
         let mut published = Published::default();
         let mut candidates = Vec::new();
         let mut pending: BTreeMap<(&Arc<str>, GroupId), Vec<Event>> = BTreeMap::new();
         for change in changes {
             let resource = &change.stored.key.resource;
-            let Some(watchers) = self.resources.get(resource) else { continue };
+            let Some(watchers) = self.resources.get(resource) else {
+                continue;
+            };
             watchers.candidates(change, &mut candidates);
             for id in &candidates {
-                let event = watchers.groups.get(id).and_then(|group| group.interest.event(change));
+                let event = watchers
+                    .groups
+                    .get(id)
+                    .and_then(|group| group.interest.event(change));
                 if let Some(event) = event {
                     pending.entry((resource, *id)).or_default().push(event);
                 }
             }
         }
         for ((resource, id), events) in pending {
-            let Some(watchers) = self.resources.get_mut(resource) else { continue };
-            let Some(group) = watchers.groups.get_mut(&id) else { continue };
+            let Some(watchers) = self.resources.get_mut(resource) else {
+                continue;
+            };
+            let Some(group) = watchers.groups.get_mut(&id) else {
+                continue;
+            };
             let batch = Arc::new(EventBatch::new(events));
             published.events += batch.events().len() * group.subscribers.len();
             for subscriber in &group.subscribers {
@@ -202,7 +251,11 @@ impl Hub {
     pub(super) fn end(&mut self, resource: Option<&str>, wakers: &mut Vec<Waker>) {
         for (name, watchers) in &self.resources {
             if resource.is_none_or(|resource| resource == &**name) {
-                for subscriber in watchers.groups.values().flat_map(|group| &group.subscribers) {
+                for subscriber in watchers
+                    .groups
+                    .values()
+                    .flat_map(|group| &group.subscribers)
+                {
                     subscriber.finish(WatchEnd::Closed, wakers);
                 }
             }
@@ -210,8 +263,15 @@ impl Hub {
     }
 
     pub(super) fn watchers(&self, resource: &str) -> usize {
-        let groups = self.resources.get(resource).map(|watchers| watchers.groups.values());
-        groups.into_iter().flatten().map(|group| group.subscribers.len()).sum()
+        let groups = self
+            .resources
+            .get(resource)
+            .map(|watchers| watchers.groups.values());
+        groups
+            .into_iter()
+            .flatten()
+            .map(|group| group.subscribers.len())
+            .sum()
     }
 }
 

@@ -17,6 +17,8 @@ mod open;
 mod state;
 mod stats;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod watch;
 
@@ -102,10 +104,16 @@ impl CacheOptions {
     /// Ten minutes and 96 MiB of history; one minute and 4 MiB of Leases, which change every few
     /// seconds and which nobody reads back.
     pub fn new(clock: Clock) -> Self {
-        let leases = HistoryLimits { age: Duration::from_secs(60), bytes: 4 << 20 };
+        let leases = HistoryLimits {
+            age: Duration::from_secs(60),
+            bytes: 4 << 20,
+        };
         Self {
             clock,
-            history: HistoryLimits { age: Duration::from_secs(600), bytes: 96 << 20 },
+            history: HistoryLimits {
+                age: Duration::from_secs(600),
+                bytes: 96 << 20,
+            },
             history_of: BTreeMap::from([("leases.coordination.k8s.io".to_owned(), leases)]),
             history_bytes: 96 << 20,
             trim_every: Duration::from_secs(30),
@@ -113,7 +121,10 @@ impl CacheOptions {
     }
 
     fn limits(&self, resource: &str) -> HistoryLimits {
-        self.history_of.get(resource).copied().unwrap_or(self.history)
+        self.history_of
+            .get(resource)
+            .copied()
+            .unwrap_or(self.history)
     }
 }
 
@@ -221,7 +232,9 @@ struct Pinned {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("published", &self.published()).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("published", &self.published())
+            .finish_non_exhaustive()
     }
 }
 
@@ -269,7 +282,9 @@ impl Shared {
             let now_ms = (self.options.clock)().as_millisecond();
             let mut pinned = self.pinned.lock();
             pinned.retain(|pin| pin.until_ms > now_ms);
-            let found = pinned.iter().find(|pin| pin.revision == revision && *pin.resource == *resource);
+            let found = pinned
+                .iter()
+                .find(|pin| pin.revision == revision && *pin.resource == *resource);
             if let Some(pin) = found {
                 return Ok((pin.objects.clone(), revision));
             }
@@ -278,7 +293,9 @@ impl Shared {
         match at {
             ListAt::Latest => {
                 let resource = state.resources.get(resource);
-                let objects = resource.map(|resource| resource.objects.clone()).unwrap_or_default();
+                let objects = resource
+                    .map(|resource| resource.objects.clone())
+                    .unwrap_or_default();
                 Ok((objects, state.revision))
             }
             ListAt::Exact(revision) => Ok((state.objects_at(resource, revision)?, revision)),
@@ -286,9 +303,13 @@ impl Shared {
     }
 
     fn pin(&self, resource: &str, revision: Revision, objects: Objects) {
-        let until_ms = (self.options.clock)().as_millisecond().saturating_add(PINNED_MS);
+        let until_ms = (self.options.clock)()
+            .as_millisecond()
+            .saturating_add(PINNED_MS);
         let mut pinned = self.pinned.lock();
-        let known = pinned.iter_mut().find(|pin| pin.revision == revision && *pin.resource == *resource);
+        let known = pinned
+            .iter_mut()
+            .find(|pin| pin.revision == revision && *pin.resource == *resource);
         if let Some(pin) = known {
             pin.until_ms = until_ms;
             return;
@@ -296,7 +317,12 @@ impl Shared {
         if pinned.len() == PINNED_SNAPSHOTS {
             pinned.pop_front();
         }
-        pinned.push_back(Pinned { resource: resource.into(), revision, objects, until_ms });
+        pinned.push_back(Pinned {
+            resource: resource.into(),
+            revision,
+            objects,
+            until_ms,
+        });
     }
 }
 
@@ -323,7 +349,9 @@ impl Cache {
             .failed
             .borrow()
             .as_ref()
-            .map_or(CommitError::Closed, |error| CommitError::StorageFailed(Arc::clone(error)))
+            .map_or(CommitError::Closed, |error| {
+                CommitError::StorageFailed(Arc::clone(error))
+            })
     }
 
     /// The object as it is now.
@@ -335,15 +363,23 @@ impl Cache {
     pub fn get_at(&self, key: &ObjectKey, at: Revision) -> Result<Option<Arc<Stored>>, ListError> {
         let state = self.shared.state.read();
         if at > state.revision {
-            return Err(ListError::Future { current: state.revision });
+            return Err(ListError::Future {
+                current: state.revision,
+            });
         }
         let resource = state.resources.get(&key.resource);
         let oldest = resource.map_or(FIRST_REVISION - 1, |resource| resource.floor);
         if at < oldest {
-            return Err(ListError::Expired { oldest, current: state.revision });
+            return Err(ListError::Expired {
+                oldest,
+                current: state.revision,
+            });
         }
-        let later = resource
-            .and_then(|resource| resource.changes_after(at).find(|change| change.stored.key == *key));
+        let later = resource.and_then(|resource| {
+            resource
+                .changes_after(at)
+                .find(|change| change.stored.key == *key)
+        });
         Ok(match later {
             Some(change) => change.previous.clone(),
             None => state.get(key).cloned(),
@@ -358,7 +394,10 @@ impl Cache {
     /// Lists and watches of this resource can begin at this revision or later.
     pub fn oldest_revision(&self, resource: &str) -> Revision {
         let state = self.shared.state.read();
-        state.resources.get(resource).map_or(FIRST_REVISION - 1, |resource| resource.floor)
+        state
+            .resources
+            .get(resource)
+            .map_or(FIRST_REVISION - 1, |resource| resource.floor)
     }
 
     /// One page of objects. When there are more, the same revision stays readable for five minutes.
@@ -398,9 +437,19 @@ impl Cache {
         selection: Selection,
         buffer_bytes: usize,
     ) -> Result<(ListPage, Watch), WatchError> {
-        let query = ListQuery { namespace, selection: selection.clone(), ..ListQuery::default() };
-        let (watch, objects) =
-            self.subscribe(resource, namespace, WatchFrom::Latest, selection, buffer_bytes, true)?;
+        let query = ListQuery {
+            namespace,
+            selection: selection.clone(),
+            ..ListQuery::default()
+        };
+        let (watch, objects) = self.subscribe(
+            resource,
+            namespace,
+            WatchFrom::Latest,
+            selection,
+            buffer_bytes,
+            true,
+        )?;
         Ok((state::page(&objects, watch.start_revision(), &query), watch))
     }
 
@@ -413,7 +462,10 @@ impl Cache {
         buffer_bytes: usize,
         with_objects: bool,
     ) -> Result<(Watch, Objects), WatchError> {
-        let interest = Interest { namespace: namespace.map(Into::into), selection };
+        let interest = Interest {
+            namespace: namespace.map(Into::into),
+            selection,
+        };
         let subscriber = Arc::new(Subscriber::new(buffer_bytes));
         // Held until the watcher is known, so that no change falls between the past and the future.
         let mut hub = self.shared.hub.lock();
@@ -423,16 +475,22 @@ impl Cache {
         let oldest = entry.map_or(FIRST_REVISION - 1, |(_, resource)| resource.floor);
         let start = match from {
             WatchFrom::Latest => current,
-            WatchFrom::After(after) if after > current => return Err(WatchError::Future { current }),
+            WatchFrom::After(after) if after > current => {
+                return Err(WatchError::Future { current });
+            }
             WatchFrom::After(after) if after < oldest => {
                 return Err(WatchError::Expired { oldest, current });
             }
             WatchFrom::After(after) => after,
         };
         let name = entry.map_or_else(|| resource.into(), |(name, _)| Arc::clone(name));
-        let past = entry.into_iter().flat_map(|(_, resource)| resource.changes_after(start));
+        let past = entry
+            .into_iter()
+            .flat_map(|(_, resource)| resource.changes_after(start));
         let backlog: VecDeque<_> = past.cloned().collect();
-        let objects = entry.filter(|_| with_objects).map(|(_, resource)| resource.objects.clone());
+        let objects = entry
+            .filter(|_| with_objects)
+            .map(|(_, resource)| resource.objects.clone());
         drop(state);
         hub.add(&name, interest.clone(), Arc::clone(&subscriber));
         if self.shared.is_closed() {
@@ -462,13 +520,20 @@ impl Cache {
     /// How many objects a resource has.
     pub fn count(&self, resource: &str) -> usize {
         let state = self.shared.state.read();
-        state.resources.get(resource).map_or(0, |resource| resource.objects.len())
+        state
+            .resources
+            .get(resource)
+            .map_or(0, |resource| resource.objects.len())
     }
 
     /// Extracts the index entries of a resource anew, because its selectable fields changed.
     pub async fn reindex(&self, resource: &str, index: Index) -> Result<(), CommitError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Reindex { resource: resource.into(), index, reply };
+        let request = Request::Reindex {
+            resource: resource.into(),
+            index,
+            reply,
+        };
         self.queue.send(request).await.map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())
     }

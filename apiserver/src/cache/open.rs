@@ -29,7 +29,11 @@ impl Recovered {
     /// The current objects of a resource, by key.
     pub fn objects(&self, resource: &str) -> Vec<Bytes> {
         let mut objects = BTreeMap::new();
-        for record in self.records.iter().filter(|record| &*record.key.resource == resource) {
+        for record in self
+            .records
+            .iter()
+            .filter(|record| &*record.key.resource == resource)
+        {
             match record.operation {
                 Operation::Put => objects.insert(&record.key, record.body.clone()),
                 Operation::Delete => objects.remove(&record.key),
@@ -55,7 +59,9 @@ impl Cache {
         index: impl FnOnce(&Recovered) -> Index,
     ) -> Result<Self, StoreError> {
         let floors = store.floors()?;
-        let mut recovered = Recovered { records: Vec::new() };
+        let mut recovered = Recovered {
+            records: Vec::new(),
+        };
         store.history(0, &mut |record| {
             recovered.records.push(record);
             ControlFlow::Continue(())
@@ -66,7 +72,10 @@ impl Cache {
             state.resource_mut(resource).floor = *floor;
         }
         for record in recovered.records {
-            let floor = floors.get(&record.key.resource).copied().unwrap_or(FIRST_REVISION - 1);
+            let floor = floors
+                .get(&record.key.resource)
+                .copied()
+                .unwrap_or(FIRST_REVISION - 1);
             replay(&mut state, record, floor, &index)?;
         }
         let revision = store.last_revision();
@@ -111,8 +120,21 @@ async fn trim_when_idle(queue: mpsc::WeakSender<Request>, every: Duration) {
     }
 }
 
-fn replay(state: &mut State, record: Record, floor: Revision, index: &Index) -> Result<(), StoreError> {
-    let Record { revision, operation, key, previous, time_ms, rv_offset, body } = record;
+fn replay(
+    state: &mut State,
+    record: Record,
+    floor: Revision,
+    index: &Index,
+) -> Result<(), StoreError> {
+    let Record {
+        revision,
+        operation,
+        key,
+        previous,
+        time_ms,
+        rv_offset,
+        body,
+    } = record;
     let damaged = |detail: String| StoreError::Inconsistent { revision, detail };
     let key: ObjectKey = state.interned(key);
     let before = state.get(&key).cloned();
@@ -123,7 +145,9 @@ fn replay(state: &mut State, record: Record, floor: Revision, index: &Index) -> 
             return Ok(());
         }
     } else if before.as_ref().map(|before| before.revision) != previous {
-        return Err(damaged(format!("`{key}` does not follow its revision {previous:?}")));
+        return Err(damaged(format!(
+            "`{key}` does not follow its revision {previous:?}"
+        )));
     }
     let kind = match (deleted, previous) {
         (true, _) => EventType::Deleted,

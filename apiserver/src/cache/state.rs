@@ -23,7 +23,10 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(key: &ObjectKey) -> Self {
-        Self { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) }
+        Self {
+            namespace: Arc::clone(&key.namespace),
+            name: Arc::clone(&key.name),
+        }
     }
 }
 
@@ -47,7 +50,13 @@ pub(super) struct Resource {
 impl Resource {
     fn new(floor: Revision) -> Self {
         let (objects, log) = (Objects::new(), VecDeque::new());
-        Self { objects, bytes: 0, log, log_cost: 0, floor }
+        Self {
+            objects,
+            bytes: 0,
+            log,
+            log_cost: 0,
+            floor,
+        }
     }
 
     /// The objects as they were at `at`, by undoing what came later.
@@ -56,7 +65,12 @@ impl Resource {
             return None;
         }
         let mut objects = self.objects.clone();
-        for change in self.log.iter().rev().take_while(|change| change.revision() > at) {
+        for change in self
+            .log
+            .iter()
+            .rev()
+            .take_while(|change| change.revision() > at)
+        {
             let place = Place::of(&change.stored.key);
             match &change.previous {
                 Some(previous) => objects.insert(place, Arc::clone(previous)),
@@ -68,7 +82,9 @@ impl Resource {
 
     /// The changes above `after`, oldest first.
     pub(super) fn changes_after(&self, after: Revision) -> impl Iterator<Item = &Arc<Change>> {
-        let start = self.log.partition_point(|change| change.revision() <= after);
+        let start = self
+            .log
+            .partition_point(|change| change.revision() <= after);
         self.log.range(start..)
     }
 }
@@ -97,11 +113,18 @@ impl State {
     pub(super) fn interned(&self, key: ObjectKey) -> ObjectKey {
         let shared = |name: Arc<str>| self.names.get(&name).cloned().unwrap_or(name);
         let (resource, namespace) = (shared(key.resource), shared(key.namespace));
-        ObjectKey { resource, namespace, name: key.name }
+        ObjectKey {
+            resource,
+            namespace,
+            name: key.name,
+        }
     }
 
     pub(super) fn get(&self, key: &ObjectKey) -> Option<&Arc<Stored>> {
-        self.resources.get(&key.resource)?.objects.get(&Place::of(key))
+        self.resources
+            .get(&key.resource)?
+            .objects
+            .get(&Place::of(key))
     }
 
     pub(super) fn resource_mut(&mut self, resource: &Arc<str>) -> &mut Resource {
@@ -137,7 +160,10 @@ impl State {
     /// Drops the `count` oldest changes of a resource; returns them, to be freed outside of the lock.
     pub(super) fn forget(&mut self, resource: &Arc<str>, count: usize) -> Vec<Arc<Change>> {
         let resource = self.resource_mut(resource);
-        let dropped: Vec<_> = resource.log.drain(..count.min(resource.log.len())).collect();
+        let dropped: Vec<_> = resource
+            .log
+            .drain(..count.min(resource.log.len()))
+            .collect();
         for change in &dropped {
             resource.log_cost = resource.log_cost.saturating_sub(change.cost());
             resource.floor = resource.floor.max(change.revision());
@@ -154,15 +180,24 @@ impl State {
     }
 
     pub(super) fn dependents(&self, owner_uid: &str) -> Vec<ObjectKey> {
-        self.owners.get(owner_uid).into_iter().flatten().cloned().collect()
+        self.owners
+            .get(owner_uid)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Replaces the index entries of a resource, in the objects and in the history.
     pub(super) fn reindex(&mut self, resource: &str, mut renew: impl FnMut(&Stored) -> Stored) {
-        let Some(resource) = self.resources.get_mut(resource) else { return };
+        let Some(resource) = self.resources.get_mut(resource) else {
+            return;
+        };
         let mut renewed: HashMap<Revision, Arc<Stored>> = HashMap::new();
         let mut shared = |stored: &Arc<Stored>| {
-            let new = renewed.entry(stored.revision).or_insert_with(|| Arc::new(renew(stored)));
+            let new = renewed
+                .entry(stored.revision)
+                .or_insert_with(|| Arc::new(renew(stored)));
             Arc::clone(new)
         };
         resource.objects = resource
@@ -173,7 +208,12 @@ impl State {
         for change in &mut resource.log {
             let previous = change.previous.as_ref().map(&mut shared);
             let stored = shared(&change.stored);
-            *change = Arc::new(Change::new(stored, previous, change.deleted, change.time_ms));
+            *change = Arc::new(Change::new(
+                stored,
+                previous,
+                change.deleted,
+                change.time_ms,
+            ));
         }
     }
 
@@ -199,7 +239,10 @@ impl State {
             resource.bytes -= before.bytes.len();
         }
         let owners = |stored: &Option<Arc<Stored>>| {
-            stored.as_ref().map(|stored| stored.index.owners.clone()).unwrap_or_default()
+            stored
+                .as_ref()
+                .map(|stored| stored.index.owners.clone())
+                .unwrap_or_default()
         };
         let (old, new) = (owners(&before), owners(&now));
         if old == new {
@@ -243,22 +286,37 @@ pub(super) fn page(objects: &Objects, revision: Revision, query: &ListQuery<'_>)
     let everything = query.selection.is_everything();
     let demanded = query.selection.field_equals("metadata.namespace");
     let namespace = query.namespace.or(demanded);
-    let mut page = ListPage { items: Vec::new(), revision, more: None, remaining: None };
-    let first = Place { namespace: namespace.unwrap_or_default().into(), name: "".into() };
-    let after =
-        query.after.map(|(namespace, name)| Place { namespace: namespace.into(), name: name.into() });
+    let mut page = ListPage {
+        items: Vec::new(),
+        revision,
+        more: None,
+        remaining: None,
+    };
+    let first = Place {
+        namespace: namespace.unwrap_or_default().into(),
+        name: "".into(),
+    };
+    let after = query.after.map(|(namespace, name)| Place {
+        namespace: namespace.into(),
+        name: name.into(),
+    });
     let start = match after {
         Some(after) if after >= first => Bound::Excluded(after),
         _ => Bound::Included(first),
     };
     let by_name = query.selection.field_equals("metadata.name");
     if let (Some(namespace), Some(name)) = (namespace, by_name) {
-        let place = Place { namespace: namespace.into(), name: name.into() };
+        let place = Place {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
         let within = match &start {
             Bound::Excluded(after) => place > *after,
             _ => true,
         };
-        let found = objects.get(&place).filter(|stored| within && matches(&query.selection, stored));
+        let found = objects
+            .get(&place)
+            .filter(|stored| within && matches(&query.selection, stored));
         page.items.extend(found.cloned());
         return page;
     }
@@ -270,9 +328,10 @@ pub(super) fn page(objects: &Objects, revision: Revision, query: &ListQuery<'_>)
         .filter(|stored| everything || matches(&query.selection, stored));
     page.items.extend(rest.by_ref().take(limit).cloned());
     if page.items.len() == limit && rest.next().is_some() {
-        page.more = page.items.last().map(|last| {
-            (Arc::clone(&last.key.namespace), Arc::clone(&last.key.name))
-        });
+        page.more = page
+            .items
+            .last()
+            .map(|last| (Arc::clone(&last.key.namespace), Arc::clone(&last.key.name)));
         page.remaining = everything.then(|| rest.count() + 1);
     }
     page
@@ -282,12 +341,19 @@ impl State {
     /// The objects of a resource at a revision.
     pub(super) fn objects_at(&self, resource: &str, at: Revision) -> Result<Objects, ListError> {
         if at > self.revision {
-            return Err(ListError::Future { current: self.revision });
+            return Err(ListError::Future {
+                current: self.revision,
+            });
         }
         let oldest = FIRST_REVISION - 1;
-        let expired = |oldest| ListError::Expired { oldest, current: self.revision };
+        let expired = |oldest| ListError::Expired {
+            oldest,
+            current: self.revision,
+        };
         match self.resources.get(resource) {
-            Some(resource) => resource.objects_at(at).ok_or_else(|| expired(resource.floor)),
+            Some(resource) => resource
+                .objects_at(at)
+                .ok_or_else(|| expired(resource.floor)),
             None if at < oldest => Err(expired(oldest)),
             None => Ok(Objects::new()),
         }

@@ -8,8 +8,9 @@ use std::{
 use super::hub::Published;
 
 /// Upper bounds of the commit latency buckets, in seconds. The last bucket has no bound.
-pub const LATENCY_BOUNDS: [f64; 12] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.064, 0.25, 1.0, 4.0];
+pub const LATENCY_BOUNDS: [f64; 12] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.064, 0.25, 1.0, 4.0,
+];
 
 /// Upper bounds of the batch size buckets, in changes. The last bucket has no bound.
 pub const BATCH_BOUNDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
@@ -27,12 +28,19 @@ pub(super) struct Histogram<const N: usize> {
 impl<const N: usize> Histogram<N> {
     fn new(bounds: [f64; N]) -> Self {
         let counts = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { bounds, counts, beyond: AtomicU64::new(0), sum: AtomicU64::new(0) }
+        Self {
+            bounds,
+            counts,
+            beyond: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+        }
     }
 
     fn observe(&self, value: f64, millionths: u64) {
         let bucket = self.bounds.iter().position(|bound| value <= *bound);
-        bucket.map_or(&self.beyond, |bucket| &self.counts[bucket]).fetch_add(1, Relaxed);
+        bucket
+            .map_or(&self.beyond, |bucket| &self.counts[bucket])
+            .fetch_add(1, Relaxed);
         self.sum.fetch_add(millionths, Relaxed);
     }
 
@@ -45,9 +53,17 @@ impl<const N: usize> Histogram<N> {
                 count
             })
             .collect();
-        #[expect(clippy::cast_precision_loss, reason = "a metric; 2^53 millionths are centuries")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a metric; 2^53 millionths are centuries"
+        )]
         let sum = self.sum.load(Relaxed) as f64 / 1e6;
-        HistogramStats { bounds: self.bounds.to_vec(), cumulative, count, sum }
+        HistogramStats {
+            bounds: self.bounds.to_vec(),
+            cumulative,
+            count,
+            sum,
+        }
     }
 }
 
@@ -86,8 +102,10 @@ impl Counters {
 
     pub(super) fn committed(&self, changes: usize, took: Duration) {
         let size = u32::try_from(changes).unwrap_or(u32::MAX);
-        self.batch_sizes.observe(size.into(), u64::from(size) * 1_000_000);
-        self.commit_seconds.observe(took.as_secs_f64(), micros(took));
+        self.batch_sizes
+            .observe(size.into(), u64::from(size) * 1_000_000);
+        self.commit_seconds
+            .observe(took.as_secs_f64(), micros(took));
     }
 
     pub(super) fn synced(&self, took: Duration) {

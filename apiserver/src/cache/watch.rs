@@ -38,7 +38,11 @@ impl Event {
             EventType::Deleted => change.left()?,
             EventType::Added | EventType::Modified => Arc::clone(&change.stored),
         };
-        Some(Self { kind, stored, change: Arc::clone(change) })
+        Some(Self {
+            kind,
+            stored,
+            change: Arc::clone(change),
+        })
     }
 
     /// The revision of the change.
@@ -70,8 +74,15 @@ pub struct EventBatch {
 
 impl EventBatch {
     pub(super) fn new(events: Vec<Event>) -> Self {
-        let bytes = events.iter().map(|event| event.stored.bytes.len() + 64).sum();
-        Self { events, bytes, lines: OnceLock::new() }
+        let bytes = events
+            .iter()
+            .map(|event| event.stored.bytes.len() + 64)
+            .sum();
+        Self {
+            events,
+            bytes,
+            lines: OnceLock::new(),
+        }
     }
 
     /// The events, oldest first; never empty.
@@ -133,7 +144,11 @@ struct Queue {
 
 impl Subscriber {
     pub(super) fn new(limit: usize) -> Self {
-        Self { queue: Mutex::new(Queue::default()), waker: AtomicWaker::new(), limit }
+        Self {
+            queue: Mutex::new(Queue::default()),
+            waker: AtomicWaker::new(),
+            limit,
+        }
     }
 
     /// Queues a batch; true when that was too much and the watch ends.
@@ -144,7 +159,10 @@ impl Subscriber {
         }
         let lagged = !queue.batches.is_empty() && queue.bytes + batch.bytes > self.limit;
         if lagged {
-            *queue = Queue { end: Some(WatchEnd::Lagged), ..Queue::default() };
+            *queue = Queue {
+                end: Some(WatchEnd::Lagged),
+                ..Queue::default()
+            };
         } else {
             queue.bytes += batch.bytes;
             queue.batches.push_back(Arc::clone(batch));
@@ -183,7 +201,16 @@ impl Watch {
         start: Revision,
     ) -> Self {
         let (delivered, ended) = (start, false);
-        Self { shared, resource, interest, subscriber, backlog, start, delivered, ended }
+        Self {
+            shared,
+            resource,
+            interest,
+            subscriber,
+            backlog,
+            start,
+            delivered,
+            ended,
+        }
     }
 
     /// Events are those above this revision.
@@ -197,7 +224,11 @@ impl Watch {
         let published = self.shared.published();
         let queue = self.subscriber.queue.lock();
         let idle = self.backlog.is_empty() && queue.batches.is_empty() && queue.end.is_none();
-        if idle { published.max(self.delivered) } else { self.delivered }
+        if idle {
+            published.max(self.delivered)
+        } else {
+            self.delivered
+        }
     }
 
     /// The next batch if there is one now; `None` when the watch must wait.
@@ -255,6 +286,7 @@ impl Stream for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.shared.unsubscribe(&self.resource, &self.interest, &self.subscriber);
+        self.shared
+            .unsubscribe(&self.resource, &self.interest, &self.subscriber);
     }
 }

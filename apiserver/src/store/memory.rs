@@ -24,7 +24,13 @@ impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         let (records, floors) = (BTreeMap::new(), Floors::new());
-        Self { inner: Mutex::new(Inner { records, floors, last: FIRST_REVISION - 1 }) }
+        Self {
+            inner: Mutex::new(Inner {
+                records,
+                floors,
+                last: FIRST_REVISION - 1,
+            }),
+        }
     }
 }
 
@@ -38,7 +44,10 @@ impl Store for MemoryStore {
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut inner = self.inner.lock();
         if batch.after != inner.last {
-            return Err(StoreError::OutOfOrder { after: batch.after, last: inner.last });
+            return Err(StoreError::OutOfOrder {
+                after: batch.after,
+                last: inner.last,
+            });
         }
         for record in &batch.records {
             inner.last = record.revision;
@@ -63,7 +72,11 @@ impl Store for MemoryStore {
         visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let inner = self.inner.lock();
-        for record in inner.records.range(after.saturating_add(1)..).map(|(_, record)| record) {
+        for record in inner
+            .records
+            .range(after.saturating_add(1)..)
+            .map(|(_, record)| record)
+        {
             if visit(record.clone()).is_break() {
                 break;
             }

@@ -13,23 +13,22 @@
 //! # Assumptions
 //! One process has the store open, and one committer writes to it (see [`crate::cache`]).
 
+mod embedded;
 mod memory;
 mod object;
 mod record;
+mod space;
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, sync::Arc};
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use memory::MemoryStore;
 pub use object::{
     Body, Change, CommitError, Encoded, EventType, Expect, FIRST_REVISION, IndexEntry,
     LAST_REVISION, Mutation, ObjectKey, REVISION_DIGITS, REVISION_PLACEHOLDER, Revision, Stored,
 };
 pub use record::{Operation, Record, Removal, encoded_len};
+pub use space::FREE_SPACE_FLOOR;
 
 /// Per resource, the revision up to which history has been given up. Absent means none was.
 pub type Floors = BTreeMap<Arc<str>, Revision>;
@@ -113,7 +112,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Expired`] when the revision is below the resource's floor.
     fn list(&self, resource: &str, at: Revision) -> Result<Vec<Record>, StoreError> {
-        let floor = self.floors()?.get(resource).copied().unwrap_or(FIRST_REVISION - 1);
+        let floor = self
+            .floors()?
+            .get(resource)
+            .copied()
+            .unwrap_or(FIRST_REVISION - 1);
         if at < floor {
             return Err(StoreError::Expired { at, floor });
         }
@@ -234,3 +237,6 @@ pub enum StoreError {
     #[error("the committer ended unexpectedly")]
     CommitterEnded,
 }
+
+#[cfg(test)]
+mod tests;

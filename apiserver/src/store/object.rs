@@ -43,7 +43,11 @@ impl ObjectKey {
         namespace: impl Into<Arc<str>>,
         name: impl Into<Arc<str>>,
     ) -> Self {
-        Self { resource: resource.into(), namespace: namespace.into(), name: name.into() }
+        Self {
+            resource: resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -141,7 +145,9 @@ pub enum CommitError {
     #[error("the encoded object has no place for its revision at byte {0}")]
     Malformed(usize),
     /// Too little space is free; nothing was written, reads and deletes go on.
-    #[error("the data directory's file system has too little free space: {free} bytes free, {floor} needed")]
+    #[error(
+        "the data directory's file system has too little free space: {free} bytes free, {floor} needed"
+    )]
     NoSpace {
         /// Bytes free.
         free: u64,
@@ -239,13 +245,24 @@ impl Stored {
         line.put_slice(body);
         line.put_slice(SUFFIX);
         let mut rest = revision;
-        for digit in line[prefix.len() + rv_offset..prefix.len() + end].iter_mut().rev() {
+        for digit in line[prefix.len() + rv_offset..prefix.len() + end]
+            .iter_mut()
+            .rev()
+        {
             *digit = b"0123456789"[usize::try_from(rest % 10).unwrap_or_default()];
             rest /= 10;
         }
         let line = line.freeze();
         let bytes = line.slice(prefix.len()..line.len() - SUFFIX.len());
-        Ok(Self { key, revision, bytes, index, rv_offset, kind, line })
+        Ok(Self {
+            key,
+            revision,
+            bytes,
+            index,
+            rv_offset,
+            kind,
+            line,
+        })
     }
 
     /// The place of the revision's digits in [`Self::bytes`].
@@ -329,7 +346,14 @@ impl Change {
         time_ms: i64,
     ) -> Self {
         let (entered, left) = (OnceLock::new(), OnceLock::new());
-        Self { stored, previous, deleted, time_ms, entered, left }
+        Self {
+            stored,
+            previous,
+            deleted,
+            time_ms,
+            entered,
+            left,
+        }
     }
 
     /// The revision of the change.
@@ -339,7 +363,9 @@ impl Change {
 
     /// The line of an object that came into a selection by being modified, shared by all watchers.
     pub(crate) fn entered_line(&self) -> Bytes {
-        self.entered.get_or_init(|| self.stored.json_line(EventType::Added)).clone()
+        self.entered
+            .get_or_init(|| self.stored.json_line(EventType::Added))
+            .clone()
     }
 
     /// The state of an object that left a selection: the old one, with the revision of this change.
@@ -348,8 +374,9 @@ impl Change {
             return Some(Arc::clone(&self.stored));
         }
         let previous = self.previous.as_ref()?;
-        let left =
-            self.left.get_or_init(|| Arc::new(previous.at(self.revision(), EventType::Deleted)));
+        let left = self
+            .left
+            .get_or_init(|| Arc::new(previous.at(self.revision(), EventType::Deleted)));
         Some(Arc::clone(left))
     }
 

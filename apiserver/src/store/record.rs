@@ -142,7 +142,11 @@ pub(super) fn decode(revision: Revision, bytes: &Bytes) -> Result<Record, Decode
     Ok(Record {
         revision,
         operation,
-        key: ObjectKey { resource, namespace, name },
+        key: ObjectKey {
+            resource,
+            namespace,
+            name,
+        },
         previous: (previous != 0).then_some(previous),
         time_ms,
         rv_offset,
@@ -207,12 +211,20 @@ mod tests {
 
     #[test]
     fn a_later_format_is_refused_by_name() {
-        assert_eq!(decode(1, &Bytes::from(vec![9; 64])), Err(DecodeError::Version(9)));
+        assert_eq!(
+            decode(1, &Bytes::from(vec![9; 64])),
+            Err(DecodeError::Version(9))
+        );
     }
 
     #[test]
     fn a_record_is_split_at_sixteen_kibibytes() {
-        let wanted = [(0, 1), (CHUNK_BYTES, 1), (CHUNK_BYTES + 1, 2), (10 * CHUNK_BYTES, 10)];
+        let wanted = [
+            (0, 1),
+            (CHUNK_BYTES, 1),
+            (CHUNK_BYTES + 1, 2),
+            (10 * CHUNK_BYTES, 10),
+        ];
         for (bytes, count) in wanted {
             assert_eq!(chunks(bytes), count, "{bytes}");
         }

@@ -1,0 +1,185 @@
+//! Free space: the floor below which nothing is written, and the reserve that lets a full disk be opened.
+//!
+//! The embedded store must never meet a full disk: it needs space to start, and an append that stops
+//! half way makes it unusable until it is opened again. So writes are refused while there is still
+//! space, and a file of [`RESERVE_BYTES`] is given up when there is too little to open.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{Room, StoreError};
+
+/// Free space below which writes are refused, in bytes. Chosen: several times the largest batch with
+/// the pages around it.
+pub const FREE_SPACE_FLOOR: u64 = 64 << 20;
+
+/// What opening the store may need, in bytes. Chosen: a segment, a snapshot and room to replay them.
+pub(super) const RESERVE_BYTES: u64 = 8 << 20;
+
+const RESERVE_FILE: &str = "reserve";
+
+/// Says how many bytes are free; a seam for tests.
+pub(super) type FreeBytes = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
+
+/// Watches over the free space of one directory.
+pub(super) struct Space {
+    dir: PathBuf,
+    floor: u64,
+    free: FreeBytes,
+}
+
+impl Space {
+    pub(super) fn new(dir: &Path, floor: u64, free: Option<FreeBytes>) -> Self {
+        let own = dir.to_owned();
+        let free = free.unwrap_or_else(|| Box::new(move || free_bytes(&own)));
+        Self {
+            dir: dir.to_owned(),
+            floor,
+            free,
+        }
+    }
+
+    /// Makes sure that there is enough space to open the store, by giving up the reserve if need be.
+    pub(super) fn make_room_to_open(&self) -> Result<(), StoreError> {
+        let needed = RESERVE_BYTES.min(self.floor);
+        let io = |source: io::Error| StoreError::Io {
+            action: "read the free space of",
+            path: self.dir.clone(),
+            source: source.into(),
+        };
+        if (self.free)().map_err(io)? >= needed {
+            return Ok(());
+        }
+        let reserve = self.dir.join(RESERVE_FILE);
+        let size = fs::metadata(&reserve).map_or(0, |metadata| metadata.len());
+        let released = fs::remove_file(&reserve).is_ok();
+        let free = (self.free)().map_err(io)?;
+        if free >= needed || (released && size >= needed) {
+            tracing::warn!(
+                free,
+                "the disk is full, the reserve was released to open the store"
+            );
+            return Ok(());
+        }
+        Err(StoreError::Full {
+            path: self.dir.clone(),
+            free,
+            needed,
+        })
+    }
+
+    /// Puts the reserve back once there is plenty of space; not having one is no error.
+    pub(super) fn restore_reserve(&self) {
+        let path = self.dir.join(RESERVE_FILE);
+        let missing = fs::metadata(&path).map_or(true, |metadata| metadata.len() < RESERVE_BYTES);
+        let plenty = (self.free)().is_ok_and(|free| free >= self.floor + RESERVE_BYTES);
+        if !missing || !plenty {
+            return;
+        }
+        let made = File::create(&path).and_then(|file| {
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES)?;
+            file.sync_all()
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "the reserve could not be made, a full disk may prevent a start");
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    /// May another batch be written? When the free space cannot be told, yes.
+    pub(super) fn room(&self) -> Room {
+        let floor = self.floor;
+        match (self.free)() {
+            Ok(free) if free < floor / 2 => Room::None { free, floor },
+            Ok(free) if free < floor => Room::Low { free, floor },
+            _ => Room::Enough,
+        }
+    }
+}
+
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use super::*;
+
+    fn space(dir: &Path) -> (Space, Arc<AtomicU64>) {
+        let free = Arc::new(AtomicU64::new(u64::MAX / 2));
+        let seen = Arc::clone(&free);
+        let free_bytes: FreeBytes = Box::new(move || Ok(seen.load(Ordering::Relaxed)));
+        (Space::new(dir, FREE_SPACE_FLOOR, Some(free_bytes)), free)
+    }
+
+    #[test]
+    fn room_shrinks_from_everything_to_deletes_to_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (space, free) = space(dir.path());
+        let floor = FREE_SPACE_FLOOR;
+        for (bytes, wanted) in [
+            (floor, Room::Enough),
+            (
+                floor - 1,
+                Room::Low {
+                    free: floor - 1,
+                    floor,
+                },
+            ),
+            (
+                floor / 2,
+                Room::Low {
+                    free: floor / 2,
+                    floor,
+                },
+            ),
+            (
+                floor / 2 - 1,
+                Room::None {
+                    free: floor / 2 - 1,
+                    floor,
+                },
+            ),
+            (0, Room::None { free: 0, floor }),
+        ] {
+            free.store(bytes, Ordering::Relaxed);
+            assert_eq!(space.room(), wanted);
+        }
+    }
+
+    #[test]
+    fn the_reserve_is_given_up_once_to_open_a_full_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (space, free) = space(dir.path());
+        let reserve = dir.path().join(RESERVE_FILE);
+        space.restore_reserve();
+        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES);
+
+        free.store(0, Ordering::Relaxed);
+        space.make_room_to_open().unwrap();
+        assert!(!reserve.exists(), "the reserve is still there");
+        space.restore_reserve();
+        assert!(!reserve.exists(), "the reserve came back on a full disk");
+
+        let error = space.make_room_to_open().unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::Full { .. }), "{text}");
+        assert!(text.contains(&*dir.path().to_string_lossy()) && text.contains("free some space"));
+    }
+
+    #[test]
+    fn the_free_space_of_a_real_directory_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(free_bytes(dir.path()).unwrap() > 0);
+    }
+}
