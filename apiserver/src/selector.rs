@@ -475,6 +475,11 @@ impl FieldSelector {
             .map(|term| term.value.as_str())
     }
 
+    /// The fields that must have one value, with that value: every `=` term, in order.
+    pub fn demands(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.terms.iter().filter(|term| term.equal).map(|term| (term.field.as_str(), term.value.as_str()))
+    }
+
     /// The terms, in the order they were written.
     pub fn terms(&self) -> &[FieldTerm] {
         &self.terms
