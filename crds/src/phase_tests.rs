@@ -88,7 +88,7 @@ fn a_phase_follows_from_the_facts() {
         stop: Some(stop(attempt, StopReason::Cancelled, 10)),
         ..status
     };
-    let rows = [
+    let rows = vec![
         (
             "a fresh job is pending",
             JobStatus::default(),

@@ -44,7 +44,7 @@ impl Quantity {
         const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
         let mut value = bytes;
         let mut power = 0;
-        while value != 0 && value % 1024 == 0 && power + 1 < SUFFIXES.len() {
+        while value != 0 && value.is_multiple_of(1024) && power + 1 < SUFFIXES.len() {
             value /= 1024;
             power += 1;
         }

@@ -1,1 +1,46 @@
-//! Placeholder.
+//! The scheduling core: plain data in, decisions with reasons out.
+//!
+//! A [`Cluster`] holds nodes, queues and jobs, is told what happens by events, and decides which waiting job runs where.
+//! It is used by the placement controller, by `gctl why`, by simulations and by benchmarks, all over the same data.
+//!
+//! **No I/O, no clock, no async, no randomness, no dependency on the workspace.** Time is an argument. The same events in
+//! the same order give the same decisions; so does a cluster rebuilt from its jobs and nodes.
+//!
+//! **Order.** Jobs are tried by priority, then enqueue time, then uid. A job that does not fit holds nobody up, and no
+//! job is bound while one before it could have been bound on the same state.
+//!
+//! **Why-not is data.** Every job that is not placed has an [`Explanation`] computed by the same checks that place jobs.
+//!
+//! **Cost.** Jobs with equal needs form a class that is tried once; a class that did not fit is tried again only on nodes
+//! where something was freed since. An event's cost grows with the number of classes, not with the length of the queue.
+//!
+//! - [`input`]: ids, units, nodes, jobs and queues as they are told.
+//! - [`vram`]: how much GPU memory can be promised (rules.md section 5).
+//! - [`fit`]: does a job fit a node, how well, and if not, why not.
+//! - [`reason`]: reasons as data and as words.
+//! - [`cluster`]: the indexed state and its events.
+//! - [`decide`]: the decisions.
+//! - [`explain`]: the state of one waiting job.
+//! - [`check`]: invariants of the state, for tests and debug builds.
+
+pub mod check;
+pub mod cluster;
+pub mod decide;
+pub mod explain;
+pub mod fit;
+pub mod input;
+mod node_state;
+mod pending;
+pub mod reason;
+pub mod vram;
+
+pub use check::Violation;
+pub use cluster::{Cluster, JobState, Settings};
+pub use decide::{Decision, Placement};
+pub use explain::Explanation;
+pub use input::{
+    Attributed, BoundJob, Bytes, Capability, DesiredState, Exclusive, Gpu, GpuRequest, GpuUuid,
+    Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState, Quota, Requirements,
+    Taint, TaintEffect, Toleration,
+};
+pub use reason::{Misfit, ReasonClass};

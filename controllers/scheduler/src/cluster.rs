@@ -1,0 +1,300 @@
+//! The indexed state of nodes, queues and jobs, and the events that change it.
+//!
+//! **Guarantees.** Events may come twice and in any order between objects: a job may be bound to a node that is not known
+//! yet. What was decided and not confirmed yet ([`JobState::Assumed`]) holds its slots until it is confirmed, undone or
+//! removed; a late report that the job still waits does not take them away.
+
+use std::collections::BTreeMap;
+
+use crate::input::{
+    BoundJob, Bytes, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState,
+};
+use crate::node_state::NodeState;
+use crate::pending::{ClassId, Pending};
+
+/// What does not change while a cluster lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Before this time no job is called infeasible, because nodes may still be about to register.
+    pub settled_at: Millis,
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits.
+    Pending,
+    /// It was decided to bind it, and that is not confirmed yet.
+    Assumed,
+    /// It is bound.
+    Bound,
+    /// It was decided that no node could ever run it.
+    Infeasible,
+}
+
+/// One job with the data of its state.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    Pending { job: Job, class: ClassId },
+    Assumed { job: Job, node: NodeName },
+    Bound { node: NodeName },
+    Infeasible { job: Job },
+}
+
+/// A queue with what its jobs hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QueueEntry {
+    pub(crate) state: QueueState,
+    pub(crate) used: Usage,
+    /// The event after which more may be allowed.
+    pub(crate) freed_at: u64,
+}
+
+/// What jobs hold together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) gpus: u64,
+    pub(crate) vram: Bytes,
+    pub(crate) cpu: MilliCpu,
+    pub(crate) jobs: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(job: &BoundJob) -> Self {
+        let gpus = job.gpus.len() as u64;
+        Self {
+            gpus,
+            vram: Bytes(job.vram.unwrap_or_default().0.saturating_mul(gpus)),
+            cpu: job.cpu,
+            jobs: 1,
+        }
+    }
+
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            gpus: self.gpus.saturating_add(other.gpus),
+            vram: self.vram.saturating_add(other.vram),
+            cpu: MilliCpu(self.cpu.0.saturating_add(other.cpu.0)),
+            jobs: self.jobs.saturating_add(other.jobs),
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            gpus: self.gpus.saturating_sub(other.gpus),
+            vram: self.vram.saturating_sub(other.vram),
+            cpu: MilliCpu(self.cpu.0.saturating_sub(other.cpu.0)),
+            jobs: self.jobs.saturating_sub(other.jobs),
+        }
+    }
+}
+
+/// Nodes, queues and jobs, indexed for decisions.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    pub(crate) settings: Settings,
+    pub(crate) nodes: BTreeMap<NodeName, NodeState>,
+    pub(crate) queues: BTreeMap<QueueName, QueueEntry>,
+    pub(crate) jobs: BTreeMap<JobUid, Entry>,
+    pub(crate) pending: Pending,
+    /// Counts the events after which something may be free that was not.
+    pub(crate) epoch: u64,
+    /// Nodes by the last such event.
+    pub(crate) freed: BTreeMap<u64, NodeName>,
+    /// Counts the events after which every reason must be judged anew: a node left, or the fleet has settled.
+    pub(crate) shape: u64,
+    pub(crate) settled: bool,
+}
+
+impl Cluster {
+    /// An empty cluster.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
+    /// A node appeared or changed. Nothing happens when it is as it was.
+    pub fn upsert_node(&mut self, name: &NodeName, node: Node) {
+        let state = self.nodes.entry(name.clone()).or_default();
+        if state.facts.as_ref() == Some(&node) {
+            return;
+        }
+        state.set_facts(node);
+        self.node_freed(name);
+    }
+
+    /// A node is no more. Jobs bound to it stay bound until they are released.
+    pub fn remove_node(&mut self, name: &NodeName) {
+        let Some(state) = self.nodes.get_mut(name) else {
+            return;
+        };
+        self.freed.remove(&state.freed_at);
+        self.shape += 1;
+        if state.jobs.is_empty() {
+            self.nodes.remove(name);
+        } else {
+            let jobs = std::mem::take(&mut state.jobs);
+            *state = NodeState::default();
+            for job in jobs.into_values() {
+                state.add(job);
+            }
+        }
+    }
+
+    /// A queue appeared or changed.
+    pub fn upsert_queue(&mut self, name: &QueueName, queue: QueueState) {
+        self.epoch += 1;
+        let entry = self.queues.entry(name.clone()).or_default();
+        if entry.state != queue {
+            entry.state = queue;
+            entry.freed_at = self.epoch;
+            self.shape += 1;
+        }
+    }
+
+    /// A queue is no more; its jobs wait under no limits.
+    pub fn remove_queue(&mut self, name: &QueueName) {
+        self.upsert_queue(name, QueueState::default());
+    }
+
+    /// A job waits. False when that is not news: it is known so already, or its binding is not confirmed yet.
+    pub fn upsert_job(&mut self, mut job: Job) -> bool {
+        if let Some(model) = &job.requirements.gpu_model {
+            job.requirements.gpu_model = Some(model.to_lowercase().into());
+        }
+        match self.jobs.get(&job.uid) {
+            Some(Entry::Assumed { .. }) => return false,
+            Some(Entry::Pending { job: known, .. } | Entry::Infeasible { job: known })
+                if *known == job =>
+            {
+                return false;
+            }
+            _ => {}
+        }
+        self.remove_job(&job.uid.clone());
+        self.insert_pending(job);
+        true
+    }
+
+    /// A job holds slots on a node. Confirms what was decided.
+    pub fn upsert_bound(&mut self, job: BoundJob) {
+        let same = |entry: &Entry| match entry {
+            Entry::Bound { node } => *node == job.node,
+            Entry::Pending { .. } | Entry::Assumed { .. } | Entry::Infeasible { .. } => false,
+        };
+        let known = self
+            .nodes
+            .get(&job.node)
+            .and_then(|state| state.jobs.get(&job.uid));
+        if self.jobs.get(&job.uid).is_some_and(same) && known == Some(&job) {
+            return;
+        }
+        self.remove_job(&job.uid);
+        let entry = Entry::Bound {
+            node: job.node.clone(),
+        };
+        self.jobs.insert(job.uid.clone(), entry);
+        self.hold(job);
+    }
+
+    /// A bound job gave its slots back, or ended before it had any.
+    pub fn release(&mut self, uid: &JobUid) {
+        self.remove_job(uid);
+    }
+
+    /// A decision about a job could not be carried out: it waits as before.
+    pub fn undo(&mut self, uid: &JobUid) -> bool {
+        let job = match self.jobs.get(uid) {
+            Some(Entry::Assumed { job, .. } | Entry::Infeasible { job }) => job.clone(),
+            Some(Entry::Pending { .. } | Entry::Bound { .. }) | None => return false,
+        };
+        self.remove_job(uid);
+        self.insert_pending(job);
+        true
+    }
+
+    /// A job is no more, whatever its state was; its slots are free.
+    pub fn remove_job(&mut self, uid: &JobUid) {
+        match self.jobs.remove(uid) {
+            None | Some(Entry::Infeasible { .. }) => {}
+            Some(Entry::Pending { job, class }) => self.pending.remove(class, &job),
+            Some(Entry::Assumed { node, .. } | Entry::Bound { node }) => self.let_go(uid, &node),
+        }
+    }
+
+    /// Where a job stands.
+    pub fn job_state(&self, uid: &JobUid) -> Option<JobState> {
+        self.jobs.get(uid).map(|entry| match entry {
+            Entry::Pending { .. } => JobState::Pending,
+            Entry::Assumed { .. } => JobState::Assumed,
+            Entry::Bound { .. } => JobState::Bound,
+            Entry::Infeasible { .. } => JobState::Infeasible,
+        })
+    }
+
+    /// Jobs bound or assumed on a node.
+    pub fn jobs_on(&self, node: &NodeName) -> impl Iterator<Item = &BoundJob> {
+        self.nodes
+            .get(node)
+            .into_iter()
+            .flat_map(|state| state.jobs.values())
+    }
+
+    /// Number of waiting jobs.
+    pub fn waiting(&self) -> usize {
+        self.pending
+            .classes
+            .values()
+            .map(|class| class.jobs.len())
+            .sum()
+    }
+
+    /// When to decide again although nothing happened; `None` when only events matter.
+    pub fn look_again(&self) -> Option<Millis> {
+        let undecided = !self.settled && !self.pending.classes.is_empty();
+        undecided.then_some(self.settings.settled_at)
+    }
+
+    fn insert_pending(&mut self, job: Job) {
+        let class = self.pending.add(&job);
+        self.jobs
+            .insert(job.uid.clone(), Entry::Pending { job, class });
+    }
+
+    /// Charges a job to its node and its queue.
+    pub(crate) fn hold(&mut self, job: BoundJob) {
+        let queue = self.queues.entry(job.queue.clone()).or_default();
+        queue.used = queue.used.plus(Usage::of(&job));
+        self.nodes.entry(job.node.clone()).or_default().add(job);
+    }
+
+    fn let_go(&mut self, uid: &JobUid, node: &NodeName) {
+        let Some(state) = self.nodes.get_mut(node) else {
+            return;
+        };
+        let released = state.remove(uid);
+        if state.facts.is_none() && state.jobs.is_empty() {
+            self.nodes.remove(node);
+        } else if state.facts.is_some() {
+            self.node_freed(node);
+        }
+        if let Some(job) = released
+            && let Some(queue) = self.queues.get_mut(&job.queue)
+        {
+            self.epoch += 1;
+            queue.used = queue.used.minus(Usage::of(&job));
+            queue.freed_at = self.epoch;
+        }
+    }
+
+    fn node_freed(&mut self, name: &NodeName) {
+        self.epoch += 1;
+        if let Some(state) = self.nodes.get_mut(name) {
+            self.freed.remove(&state.freed_at);
+            state.freed_at = self.epoch;
+            self.freed.insert(self.epoch, name.clone());
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Why a job waits, or could never run, over all nodes and with numbers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::cluster::{Cluster, Entry, Usage};
+use crate::fit;
+use crate::input::{Bytes, GpuRequest, JobUid, MilliCpu, NodeName, QueueName, Requirements};
+use crate::reason::{Misfit, ReasonClass};
+
+/// Why a job waits, or could never run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Explanation {
+    /// Its queue is paused.
+    QueuePaused {
+        /// The queue.
+        queue: QueueName,
+    },
+    /// Its queue holds what it may.
+    QuotaExceeded {
+        /// The queue.
+        queue: QueueName,
+        /// What the job would exceed.
+        limit: QuotaLimit,
+    },
+    /// No node can take it now.
+    Nodes(NodeReasons),
+    /// No known node could ever run it.
+    Never(NodeReasons),
+    /// The node that it is pinned to is not known.
+    PinMissing {
+        /// The node.
+        node: NodeName,
+    },
+    /// No node is known.
+    NoNodes,
+}
+
+/// The reasons of the nodes, the nearest to a fit first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReasons {
+    /// Number of nodes that were asked.
+    pub total: usize,
+    /// Each node counts in one item.
+    pub items: Vec<Item>,
+}
+
+/// Nodes that fail for one class of reasons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Number of nodes.
+    pub nodes: usize,
+    /// The nearest to a fit.
+    pub best: NodeName,
+    /// Why that one fails.
+    pub misfit: Misfit,
+}
+
+/// A limit of a queue's quota and where the queue stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaLimit {
+    /// GPUs: held, asked for, allowed.
+    Gpus(u64, u64, u64),
+    /// GPU memory: held, asked for, allowed.
+    Vram(Bytes, Bytes, Bytes),
+    /// CPU: held, asked for, allowed.
+    Cpu(MilliCpu, MilliCpu, MilliCpu),
+    /// Jobs: held, asked for, allowed.
+    Jobs(u64, u64, u64),
+}
+
+/// Where a job stands, computed when asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has this node.
+    Bound(NodeName),
+    /// It fits this node now, and the next decision may bind it.
+    Fits(NodeName),
+    /// It waits.
+    Waits(Explanation),
+    /// No known node could ever run it.
+    Never(Explanation),
+}
+
+impl Explanation {
+    /// The class of the reason: that of the nodes nearest to a fit.
+    pub fn class(&self) -> ReasonClass {
+        match self {
+            Explanation::QueuePaused { .. } => ReasonClass::QueuePaused,
+            Explanation::QuotaExceeded { .. } => ReasonClass::QuotaExceeded,
+            Explanation::PinMissing { .. } => ReasonClass::NodePinMissing,
+            Explanation::NoNodes => ReasonClass::NoNodes,
+            Explanation::Nodes(reasons) | Explanation::Never(reasons) => reasons
+                .items
+                .first()
+                .map_or(ReasonClass::NoNodes, |item| item.misfit.class()),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Explanation::QueuePaused { queue } => write!(f, "queue {queue} is paused"),
+            Explanation::QuotaExceeded { queue, limit } => {
+                write!(f, "queue {queue} is at its quota: ")?;
+                match limit {
+                    QuotaLimit::Gpus(held, asked, most) => {
+                        write!(
+                            f,
+                            "it holds {held} of {most} GPUs and this job asks for {asked}"
+                        )
+                    }
+                    QuotaLimit::Vram(held, asked, most) => {
+                        write!(
+                            f,
+                            "it holds {held} of {most} VRAM and this job asks for {asked}"
+                        )
+                    }
+                    QuotaLimit::Cpu(held, asked, most) => {
+                        write!(
+                            f,
+                            "it holds {held} of {most} cores and this job asks for {asked}"
+                        )
+                    }
+                    QuotaLimit::Jobs(held, _, most) => write!(f, "it runs {held} of {most} jobs"),
+                }
+            }
+            Explanation::PinMissing { node } => {
+                write!(f, "the node {node} that it is pinned to is not known")
+            }
+            Explanation::NoNodes => f.write_str("no node is known"),
+            Explanation::Nodes(reasons) => reasons.fmt(f),
+            Explanation::Never(reasons) => {
+                write!(f, "no known node could ever run it: {reasons}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NodeReasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, item) in self.items.iter().enumerate() {
+            if at > 0 {
+                f.write_str("; ")?;
+            }
+            let noun = if self.total == 1 { "node" } else { "nodes" };
+            write!(f, "{} of {} {noun} ", item.nodes, self.total)?;
+            item.misfit.describe(item.nodes, &item.best, f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// Where a job stands now; `None` when it is not known.
+    pub fn explain(&self, uid: &JobUid) -> Option<Standing> {
+        let (job, ended) = match self.jobs.get(uid)? {
+            Entry::Assumed { node, .. } | Entry::Bound { node } => {
+                return Some(Standing::Bound(node.clone()));
+            }
+            Entry::Pending { job, .. } => (job, false),
+            Entry::Infeasible { job } => (job, true),
+        };
+        let needs = &job.requirements;
+        if (ended || self.settled)
+            && let Some(why) = self.never(needs)
+        {
+            return Some(Standing::Never(why));
+        }
+        if let Some(why) = self.queue_reason(&job.queue, needs) {
+            return Some(Standing::Waits(why));
+        }
+        let known = self.nodes.iter().filter(|(_, state)| state.facts.is_some());
+        let scores =
+            known.filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name)));
+        Some(match scores.min() {
+            Some((_, name)) => Standing::Fits(name.clone()),
+            None => Standing::Waits(self.node_reason(needs)),
+        })
+    }
+
+    /// Every reason of every node against a job, the first of each being the one that it is counted under.
+    pub fn examine(&self, uid: &JobUid) -> BTreeMap<NodeName, Vec<Misfit>> {
+        let needs = match self.jobs.get(uid) {
+            Some(Entry::Pending { job, .. } | Entry::Infeasible { job }) => &job.requirements,
+            Some(Entry::Assumed { .. } | Entry::Bound { .. }) | None => return BTreeMap::new(),
+        };
+        let known = self.nodes.iter().filter(|(_, state)| state.facts.is_some());
+        known
+            .map(|(name, state)| (name.clone(), fit::misfits(needs, name, state, true)))
+            .collect()
+    }
+
+    /// Why no node takes a job now.
+    pub(crate) fn node_reason(&self, needs: &Requirements) -> Explanation {
+        if let Some(pin) = &needs.node_name
+            && self
+                .nodes
+                .get(pin)
+                .is_none_or(|state| state.facts.is_none())
+        {
+            return Explanation::PinMissing { node: pin.clone() };
+        }
+        let known = self.nodes.iter().filter(|(_, state)| state.facts.is_some());
+        let reasons = summarise(known.map(|(name, state)| {
+            let first = fit::misfits(needs, name, state, false).into_iter().next();
+            (name, first)
+        }));
+        match reasons {
+            Some(reasons) => Explanation::Nodes(reasons),
+            None => Explanation::NoNodes,
+        }
+    }
+
+    /// Why no known node could ever run a job; `None` when one could, or none is known.
+    pub(crate) fn never(&self, needs: &Requirements) -> Option<Explanation> {
+        let known = || self.nodes.iter().filter(|(_, state)| state.facts.is_some());
+        if let Some(pin) = &needs.node_name
+            && self
+                .nodes
+                .get(pin)
+                .is_none_or(|state| state.facts.is_none())
+        {
+            return None;
+        }
+        if known().any(|(name, state)| fit::could_ever(needs, name, state).is_ok()) {
+            return None;
+        }
+        let against =
+            known().map(|(name, state)| (name, fit::could_ever(needs, name, state).err()));
+        summarise(against).map(Explanation::Never)
+    }
+
+    /// Why a job's queue keeps it now.
+    pub(crate) fn queue_reason(
+        &self,
+        name: &QueueName,
+        needs: &Requirements,
+    ) -> Option<Explanation> {
+        let queue = self.queues.get(name)?;
+        if queue.state.paused {
+            return Some(Explanation::QueuePaused {
+                queue: name.clone(),
+            });
+        }
+        let (held, asked, quota) = (queue.used, asked(needs), queue.state.quota);
+        let after = held.plus(asked);
+        let limit = if let Some(most) = quota.jobs.filter(|most| after.jobs > *most) {
+            QuotaLimit::Jobs(held.jobs, asked.jobs, most)
+        } else if let Some(most) = quota
+            .gpus
+            .filter(|most| asked.gpus > 0 && after.gpus > *most)
+        {
+            QuotaLimit::Gpus(held.gpus, asked.gpus, most)
+        } else if let Some(most) = quota
+            .vram
+            .filter(|most| asked.vram.0 > 0 && after.vram > *most)
+        {
+            QuotaLimit::Vram(held.vram, asked.vram, most)
+        } else if let Some(most) = quota
+            .cpu
+            .filter(|most| asked.cpu.0 > 0 && after.cpu > *most)
+        {
+            QuotaLimit::Cpu(held.cpu, asked.cpu, most)
+        } else {
+            return None;
+        };
+        let queue = name.clone();
+        Some(Explanation::QuotaExceeded { queue, limit })
+    }
+}
+
+fn asked(needs: &Requirements) -> Usage {
+    let gpus = u64::from(needs.gpus.count());
+    let vram = match needs.gpus {
+        GpuRequest::Vram { bytes, .. } => Bytes(bytes.0.saturating_mul(gpus)),
+        GpuRequest::None | GpuRequest::Whole(_) => Bytes(0),
+    };
+    Usage {
+        gpus,
+        vram,
+        cpu: needs.cpu,
+        jobs: 1,
+    }
+}
+
+/// Counts nodes by class of reason, nearest class first; `None` without nodes.
+fn summarise<'a>(
+    nodes: impl Iterator<Item = (&'a NodeName, Option<Misfit>)>,
+) -> Option<NodeReasons> {
+    let mut total = 0;
+    let mut by_class: BTreeMap<std::cmp::Reverse<ReasonClass>, Item> = BTreeMap::new();
+    for (name, misfit) in nodes {
+        total += 1;
+        let Some(misfit) = misfit else { continue };
+        let nearness = misfit.nearness();
+        match by_class.entry(std::cmp::Reverse(misfit.class())) {
+            std::collections::btree_map::Entry::Vacant(vacant) => {
+                let best = name.clone();
+                vacant.insert(Item {
+                    nodes: 1,
+                    best,
+                    misfit,
+                });
+            }
+            std::collections::btree_map::Entry::Occupied(mut occupied) => {
+                let item = occupied.get_mut();
+                item.nodes += 1;
+                if nearness > item.misfit.nearness() {
+                    item.best = name.clone();
+                    item.misfit = misfit;
+                }
+            }
+        }
+    }
+    let items = by_class.into_values().collect();
+    (total > 0).then_some(NodeReasons { total, items })
+}

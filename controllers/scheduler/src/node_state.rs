@@ -1,0 +1,150 @@
+//! One node with what is promised on it: the figures that fits are judged by, kept current at every change.
+
+use std::collections::BTreeMap;
+
+use crate::input::{BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node};
+use crate::vram::{self, Headroom, Promise};
+
+/// One node with the jobs bound to it. A node that is not known (any more) may still have jobs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeState {
+    /// What was observed last; `None` while the node is not known.
+    pub(crate) facts: Option<Node>,
+    /// The most it was ever seen with.
+    pub(crate) high_water: HighWater,
+    /// Jobs bound to it.
+    pub(crate) jobs: BTreeMap<JobUid, BoundJob>,
+    /// CPU promised.
+    pub(crate) cpu_used: u64,
+    /// Host memory promised.
+    pub(crate) memory_used: u64,
+    /// Jobs that have the node to themselves.
+    pub(crate) whole_jobs: u32,
+    /// What is left of each GPU, in the order of `facts.gpus`.
+    pub(crate) gpus: Vec<GpuState>,
+    /// The event after which something may have been freed here.
+    pub(crate) freed_at: u64,
+}
+
+/// The most a node was ever seen with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HighWater {
+    pub(crate) cpu: MilliCpu,
+    pub(crate) memory: Bytes,
+    pub(crate) gpus: BTreeMap<GpuUuid, Gpu>,
+}
+
+/// What is left of one GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GpuState {
+    pub(crate) headroom: Headroom,
+    /// Model name in lower case.
+    pub(crate) model: String,
+}
+
+impl NodeState {
+    pub(crate) fn cpu_free(&self, node: &Node) -> MilliCpu {
+        MilliCpu(node.cpu.0.saturating_sub(self.cpu_used))
+    }
+
+    pub(crate) fn memory_free(&self, node: &Node) -> Bytes {
+        Bytes(node.memory.0.saturating_sub(self.memory_used))
+    }
+
+    pub(crate) fn set_facts(&mut self, node: Node) {
+        let water = &mut self.high_water;
+        water.cpu = water.cpu.max(node.cpu);
+        water.memory = water.memory.max(node.memory);
+        for gpu in &node.gpus {
+            match water.gpus.get_mut(&gpu.uuid) {
+                Some(known) if known.memory > gpu.memory => {}
+                Some(known) => {
+                    // Only what does not tick: a fresh copy of the whole record at every report would be waste.
+                    known.memory = gpu.memory;
+                    known.reserved = known.reserved.min(gpu.reserved);
+                    known.capability = known.capability.max(gpu.capability);
+                    known.model = gpu.model.clone();
+                }
+                None => {
+                    let empty = Gpu {
+                        used: Some(Bytes(0)),
+                        healthy: true,
+                        foreign_peaks: Vec::new(),
+                        holders: 0,
+                        attributed: Vec::new(),
+                        ..gpu.clone()
+                    };
+                    water.gpus.insert(gpu.uuid.clone(), empty);
+                }
+            }
+        }
+        self.facts = Some(node);
+        self.measure_all();
+    }
+
+    pub(crate) fn add(&mut self, job: BoundJob) {
+        self.cpu_used = self.cpu_used.saturating_add(job.cpu.0);
+        self.memory_used = self.memory_used.saturating_add(job.memory.0);
+        self.whole_jobs += u32::from(job.whole_node);
+        let gpus = job.gpus.clone();
+        self.jobs.insert(job.uid.clone(), job);
+        self.measure(&gpus);
+    }
+
+    pub(crate) fn remove(&mut self, uid: &JobUid) -> Option<BoundJob> {
+        let job = self.jobs.remove(uid)?;
+        self.cpu_used = self
+            .jobs
+            .values()
+            .map(|job| job.cpu.0)
+            .fold(0, u64::saturating_add);
+        self.memory_used = self
+            .jobs
+            .values()
+            .map(|job| job.memory.0)
+            .fold(0, u64::saturating_add);
+        self.whole_jobs -= u32::from(job.whole_node);
+        self.measure(&job.gpus);
+        Some(job)
+    }
+
+    /// What is promised on a GPU.
+    pub(crate) fn promises(&self, gpu: &GpuUuid) -> Vec<Promise> {
+        let holders = self.jobs.values().filter(|job| job.gpus.contains(gpu));
+        holders.map(promise).collect()
+    }
+
+    /// The GPUs as they must be from the facts and the jobs.
+    pub(crate) fn measured(&self) -> Vec<GpuState> {
+        let gpus = self.facts.iter().flat_map(|node| &node.gpus);
+        gpus.map(|gpu| GpuState {
+            headroom: vram::headroom(gpu, &self.promises(&gpu.uuid)),
+            model: gpu.model.to_lowercase(),
+        })
+        .collect()
+    }
+
+    fn measure_all(&mut self) {
+        self.gpus = self.measured();
+    }
+
+    fn measure(&mut self, touched: &[GpuUuid]) {
+        let gpus = self.facts.iter().flat_map(|node| &node.gpus).enumerate();
+        let fresh: Vec<(usize, Headroom)> = gpus
+            .filter(|(_, gpu)| touched.contains(&gpu.uuid))
+            .map(|(at, gpu)| (at, vram::headroom(gpu, &self.promises(&gpu.uuid))))
+            .collect();
+        for (at, headroom) in fresh {
+            self.gpus[at].headroom = headroom;
+        }
+    }
+}
+
+fn promise(job: &BoundJob) -> Promise {
+    Promise {
+        job: job.uid.clone(),
+        attempt: job.attempt,
+        declared: job.vram,
+        whole: job.whole_gpus || job.vram.is_none(),
+    }
+}

@@ -1,0 +1,391 @@
+//! Why a job does not fit, as data and as words.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::input::{Bytes, Capability, DesiredState, MilliCpu, NodeName};
+
+/// Classes of reasons, from the farthest to the nearest to a fit. The nearest one over all nodes is a job's reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReasonClass {
+    /// No node is known.
+    NoNodes,
+    /// The node that the job is pinned to is not known.
+    NodePinMissing,
+    /// This is not the node that the job is pinned to.
+    NodePinMismatch,
+    /// A label is missing or different.
+    NodeSelectorMismatch,
+    /// A capability tag is missing.
+    MissingNeeds,
+    /// A taint is not tolerated.
+    TaintNotTolerated,
+    /// The node is not offered to this job for now.
+    NodeAvoided,
+    /// The node is not seen.
+    NodeNotReady,
+    /// The node takes no new jobs.
+    NodeUnschedulable,
+    /// The GPUs are of another model.
+    GpuModelMismatch,
+    /// The GPUs are too small in total.
+    GpuMemoryMismatch,
+    /// The GPUs are too old.
+    GpuCapabilityMismatch,
+    /// The GPUs are not healthy.
+    GpuUnhealthy,
+    /// Another job has the node to itself, or this one needs an empty node.
+    NodeExclusive,
+    /// The node has its most jobs.
+    NodeFull,
+    /// Too little CPU.
+    InsufficientCpu,
+    /// Too little host memory.
+    InsufficientMemory,
+    /// Too few GPUs, or too few idle ones.
+    InsufficientGpus,
+    /// Too little GPU memory.
+    InsufficientVram,
+    /// The job's queue is paused.
+    QueuePaused,
+    /// The job's queue holds what it may.
+    QuotaExceeded,
+}
+
+impl ReasonClass {
+    /// The word for `status.waiting.reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReasonClass::NoNodes => "NoNodes",
+            ReasonClass::NodePinMissing => "NodePinMissing",
+            ReasonClass::NodePinMismatch => "NodePinMismatch",
+            ReasonClass::NodeSelectorMismatch => "NodeSelectorMismatch",
+            ReasonClass::MissingNeeds => "MissingNeeds",
+            ReasonClass::TaintNotTolerated => "TaintNotTolerated",
+            ReasonClass::NodeAvoided => "NodeAvoided",
+            ReasonClass::NodeNotReady => "NodeNotReady",
+            ReasonClass::NodeUnschedulable => "NodeUnschedulable",
+            ReasonClass::GpuModelMismatch => "GpuModelMismatch",
+            ReasonClass::GpuMemoryMismatch => "GpuMemoryMismatch",
+            ReasonClass::GpuCapabilityMismatch => "GpuCapabilityMismatch",
+            ReasonClass::GpuUnhealthy => "GpuUnhealthy",
+            ReasonClass::NodeExclusive => "NodeExclusive",
+            ReasonClass::NodeFull => "NodeFull",
+            ReasonClass::InsufficientCpu => "InsufficientCpu",
+            ReasonClass::InsufficientMemory => "InsufficientMemory",
+            ReasonClass::InsufficientGpus => "InsufficientGpus",
+            ReasonClass::InsufficientVram => "InsufficientVram",
+            ReasonClass::QueuePaused => "QueuePaused",
+            ReasonClass::QuotaExceeded => "QuotaExceeded",
+        }
+    }
+}
+
+impl fmt::Display for ReasonClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why one job does not fit one node, with the numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The job is pinned to another node.
+    NotPinned,
+    /// A label is missing or different.
+    Selector {
+        /// The label.
+        key: Arc<str>,
+        /// The value that the job asks for.
+        wanted: Arc<str>,
+    },
+    /// A capability tag is missing.
+    Needs {
+        /// The tag.
+        tag: Arc<str>,
+    },
+    /// A taint is not tolerated.
+    Taint {
+        /// Its key.
+        key: Arc<str>,
+        /// Its value.
+        value: Arc<str>,
+    },
+    /// The node is not offered to this job for now.
+    Avoided,
+    /// The node is not seen.
+    NotReady,
+    /// The node is cordoned.
+    Cordoned,
+    /// The node was told to do something else.
+    Desired(DesiredState),
+    /// The node has too few GPUs in all.
+    GpuCount {
+        /// GPUs asked for.
+        wanted: u32,
+        /// GPUs there are.
+        total: u32,
+    },
+    /// Too few GPUs are of the model.
+    GpuModel {
+        /// The model asked for.
+        model: Arc<str>,
+        /// GPUs asked for.
+        wanted: u32,
+        /// GPUs of the model.
+        matching: u32,
+    },
+    /// Too few GPUs are large enough in total.
+    GpuMemory {
+        /// Memory asked for.
+        memory: Bytes,
+        /// GPUs asked for.
+        wanted: u32,
+        /// GPUs large enough.
+        matching: u32,
+        /// The largest that is not.
+        best: Bytes,
+    },
+    /// Too few GPUs are new enough.
+    GpuCapability {
+        /// Capability asked for.
+        capability: Capability,
+        /// GPUs asked for.
+        wanted: u32,
+        /// GPUs new enough.
+        matching: u32,
+    },
+    /// Too few of the GPUs that match are healthy.
+    GpuHealth {
+        /// GPUs asked for.
+        wanted: u32,
+        /// Healthy ones that match.
+        healthy: u32,
+    },
+    /// Another job has the node to itself.
+    HeldWhole,
+    /// The job wants the node to itself, and there are jobs on it.
+    NotEmpty {
+        /// Jobs on it.
+        jobs: u32,
+    },
+    /// The node has its most jobs.
+    Full {
+        /// The most.
+        max_jobs: u32,
+    },
+    /// Too little CPU.
+    Cpu {
+        /// Asked for.
+        wanted: MilliCpu,
+        /// Free.
+        free: MilliCpu,
+    },
+    /// Too little host memory.
+    Memory {
+        /// Asked for.
+        wanted: Bytes,
+        /// Free.
+        free: Bytes,
+    },
+    /// Too few GPUs are idle.
+    GpusBusy {
+        /// Asked for.
+        wanted: u32,
+        /// Idle ones that match.
+        idle: u32,
+    },
+    /// Too few GPUs have that much memory free.
+    Vram {
+        /// Memory asked for on each.
+        wanted: Bytes,
+        /// GPUs asked for.
+        count: u32,
+        /// GPUs that have it.
+        fitting: u32,
+        /// Free memory of the best one that has not.
+        best_free: Bytes,
+        /// Its index.
+        best_gpu: u32,
+    },
+}
+
+impl Misfit {
+    /// The class of this reason.
+    pub fn class(&self) -> ReasonClass {
+        match self {
+            Misfit::NotPinned => ReasonClass::NodePinMismatch,
+            Misfit::Selector { .. } => ReasonClass::NodeSelectorMismatch,
+            Misfit::Needs { .. } => ReasonClass::MissingNeeds,
+            Misfit::Taint { .. } => ReasonClass::TaintNotTolerated,
+            Misfit::Avoided => ReasonClass::NodeAvoided,
+            Misfit::NotReady => ReasonClass::NodeNotReady,
+            Misfit::Cordoned | Misfit::Desired(_) => ReasonClass::NodeUnschedulable,
+            Misfit::GpuModel { .. } => ReasonClass::GpuModelMismatch,
+            Misfit::GpuMemory { .. } => ReasonClass::GpuMemoryMismatch,
+            Misfit::GpuCapability { .. } => ReasonClass::GpuCapabilityMismatch,
+            Misfit::GpuHealth { .. } => ReasonClass::GpuUnhealthy,
+            Misfit::HeldWhole | Misfit::NotEmpty { .. } => ReasonClass::NodeExclusive,
+            Misfit::Full { .. } => ReasonClass::NodeFull,
+            Misfit::Cpu { .. } => ReasonClass::InsufficientCpu,
+            Misfit::Memory { .. } => ReasonClass::InsufficientMemory,
+            Misfit::GpuCount { .. } | Misfit::GpusBusy { .. } => ReasonClass::InsufficientGpus,
+            Misfit::Vram { .. } => ReasonClass::InsufficientVram,
+        }
+    }
+
+    /// How near a node is to a fit among nodes with the same reason; larger is nearer.
+    pub(crate) fn nearness(&self) -> (u32, u64) {
+        match self {
+            Misfit::NotPinned
+            | Misfit::Selector { .. }
+            | Misfit::Needs { .. }
+            | Misfit::Taint { .. }
+            | Misfit::Avoided
+            | Misfit::NotReady
+            | Misfit::Cordoned
+            | Misfit::Desired(_)
+            | Misfit::HeldWhole => (0, 0),
+            Misfit::NotEmpty { jobs } => (u32::MAX - jobs, 0),
+            Misfit::Full { max_jobs } => (*max_jobs, 0),
+            Misfit::GpuCount { total, .. } => (0, u64::from(*total)),
+            Misfit::GpuModel { matching, .. } | Misfit::GpuCapability { matching, .. } => {
+                (*matching, 0)
+            }
+            Misfit::GpuMemory { matching, best, .. } => (*matching, best.0),
+            Misfit::GpuHealth { healthy, .. } => (*healthy, 0),
+            Misfit::Cpu { free, .. } => (0, free.0),
+            Misfit::Memory { free, .. } => (0, free.0),
+            // Busy GPUs may become idle; GPUs that are not there will not come.
+            Misfit::GpusBusy { idle, .. } => (1, u64::from(*idle)),
+            Misfit::Vram {
+                fitting, best_free, ..
+            } => (*fitting, best_free.0),
+        }
+    }
+
+    /// The words after `2 of 3 nodes`, with the figures of this node as the best one.
+    pub(crate) fn describe(
+        &self,
+        nodes: usize,
+        best: &NodeName,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let one = nodes == 1;
+        let lack = if one { "lacks" } else { "lack" };
+        let are = if one { "is" } else { "are" };
+        match self {
+            Misfit::NotPinned => write!(f, "{are} not the node it is pinned to"),
+            Misfit::Selector { key, wanted } => {
+                write!(f, "{lack} a label, such as {key}={wanted} on {best}")
+            }
+            Misfit::Needs { tag } => write!(f, "{lack} what it needs, such as `{tag}` on {best}"),
+            Misfit::Taint { key, value } if value.is_empty() => {
+                write!(f, "{are} tainted, such as {best} with {key}")
+            }
+            Misfit::Taint { key, value } => {
+                write!(f, "{are} tainted, such as {best} with {key}={value}")
+            }
+            Misfit::Avoided => write!(f, "{are} not offered to it for now, such as {best}"),
+            Misfit::NotReady => write!(f, "{are} not ready, such as {best}"),
+            Misfit::Cordoned => write!(f, "{are} unschedulable: {best} is cordoned"),
+            Misfit::Desired(state) => {
+                let word = match state {
+                    DesiredState::Run => "run",
+                    DesiredState::Pause => "pause",
+                    DesiredState::Drain => "drain",
+                    DesiredState::Stop => "stop",
+                };
+                write!(f, "{are} unschedulable: {best} was told to {word}")
+            }
+            Misfit::GpuCount { wanted, total } => {
+                write!(
+                    f,
+                    "{lack} GPUs: best has {total} of {wanted} in all, {best}"
+                )
+            }
+            Misfit::GpuModel {
+                model,
+                wanted,
+                matching,
+            } => {
+                write!(
+                    f,
+                    "{lack} the GPU model: best has {matching} of {wanted} {model}, {best}"
+                )
+            }
+            Misfit::GpuMemory {
+                memory,
+                wanted,
+                matching,
+                best: largest,
+            } => write!(
+                f,
+                "{lack} large enough GPUs: best has {matching} of {wanted} with {memory} in all and then {largest}, {best}"
+            ),
+            Misfit::GpuCapability {
+                capability,
+                wanted,
+                matching,
+            } => write!(
+                f,
+                "{lack} new enough GPUs: best has {matching} of {wanted} with compute capability {capability}, {best}"
+            ),
+            Misfit::GpuHealth { wanted, healthy } => {
+                write!(
+                    f,
+                    "{lack} healthy GPUs: best has {healthy} of {wanted}, {best}"
+                )
+            }
+            Misfit::HeldWhole => write!(f, "{are} held whole by another job, such as {best}"),
+            Misfit::NotEmpty { jobs } => {
+                write!(
+                    f,
+                    "{are} not empty: {best} has {jobs} of 0 jobs that it may have"
+                )
+            }
+            Misfit::Full { max_jobs } => {
+                write!(f, "{are} full: {best} has {max_jobs} of {max_jobs} jobs")
+            }
+            Misfit::Cpu { wanted, free } => {
+                write!(
+                    f,
+                    "{lack} CPU: best has {free} of {wanted} cores free, {best}"
+                )
+            }
+            Misfit::Memory { wanted, free } => {
+                write!(f, "{lack} memory: best has ")?;
+                pair(*free, *wanted, f)?;
+                write!(f, " free, {best}")
+            }
+            Misfit::GpusBusy { wanted, idle } => {
+                write!(f, "{lack} idle GPUs: best has {idle} of {wanted}, {best}")
+            }
+            Misfit::Vram {
+                wanted,
+                count,
+                fitting,
+                best_free,
+                best_gpu,
+            } => {
+                write!(f, "{lack} VRAM: best has ")?;
+                if *count > 1 {
+                    write!(f, "{fitting} of {count} GPUs and then ")?;
+                }
+                pair(*best_free, *wanted, f)?;
+                write!(f, " free on gpu {best_gpu} of {best}")
+            }
+        }
+    }
+}
+
+/// `9.2 of 16.5 GiB`, or with both units where they differ.
+fn pair(have: Bytes, wanted: Bytes, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (have, wanted) = (have.to_string(), wanted.to_string());
+    match (have.split_once(' '), wanted.split_once(' ')) {
+        (Some((number, unit)), Some((_, wanted_unit))) if unit == wanted_unit => {
+            write!(f, "{number} of {wanted}")
+        }
+        _ => write!(f, "{have} of {wanted}"),
+    }
+}
