@@ -8,3 +8,4 @@ pub mod store;
 pub mod auth;
 pub mod blobs;
 pub mod http;
+pub mod metrics;

@@ -1,6 +1,17 @@
 //! The HTTP surface: routes, negotiation, errors, discovery, OpenAPI, Tables and watch streams.
 
+pub mod age;
 pub mod attributes;
+pub mod health;
 pub mod negotiate;
+pub mod observe;
 pub mod protobuf;
 pub mod status;
+pub mod table;
+
+/// Whether a path belongs to a health endpoint.
+pub(crate) fn is_health(path: &str) -> bool {
+    ["/healthz", "/livez", "/readyz"].iter().any(|known| {
+        path == *known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/'))
+    })
+}

@@ -222,25 +222,78 @@ pub fn wants_pretty(headers: &HeaderMap, query: Option<&str>) -> bool {
         .any(|prefix| agent.starts_with(prefix))
 }
 
-/// An answer from compact JSON: as it is, indented, or as YAML.
-pub fn respond(code: StatusCode, json: Bytes, form: Form, pretty: bool) -> Response {
-    let (media, body) = match form {
-        Form::Yaml => match yaml_from(&json) {
-            Some(yaml) => ("application/yaml", Bytes::from(yaml)),
-            None => ("application/json", json),
-        },
-        _ if pretty => (
-            "application/json",
-            indented(&json).map_or(json, Bytes::from),
-        ),
-        _ => ("application/json", json),
+/// Which objects the rows of a Table carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncludeObject {
+    /// Metadata only.
+    Metadata,
+    /// The whole object.
+    Object,
+    /// Nothing.
+    Nothing,
+}
+
+/// How an answer is to be written, read from a request once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The form.
+    pub form: Form,
+    /// What the rows of a Table carry.
+    pub include: IncludeObject,
+    /// Whether to print for people.
+    pub pretty: bool,
+}
+
+impl Output {
+    /// Compact JSON, the form that everybody takes.
+    pub const JSON: Self = Self {
+        form: Form::Json,
+        include: IncludeObject::Metadata,
+        pretty: false,
     };
-    (
-        code,
-        [(header::CONTENT_TYPE, HeaderValue::from_static(media))],
-        body,
-    )
-        .into_response()
+
+    /// Reads `Accept`, `includeObject` and `pretty`; an error says 406 or 400.
+    pub fn read(headers: &HeaderMap, query: Option<&str>, want: Want) -> Result<Self, Status> {
+        let include = match query_value(query, "includeObject").as_deref() {
+            None | Some("" | "Metadata") => IncludeObject::Metadata,
+            Some("Object") => IncludeObject::Object,
+            Some("None") => IncludeObject::Nothing,
+            Some(other) => {
+                let message = format!("unrecognized includeObject value: {other:?}");
+                return Err(Status::bad_request(message));
+            }
+        };
+        Ok(Self {
+            form: negotiate(headers, want)?,
+            include,
+            pretty: want != Want::Watch && wants_pretty(headers, query),
+        })
+    }
+
+    /// Whether stored bytes can be sent as they are.
+    pub fn is_json_passthrough(&self) -> bool {
+        self.form == Form::Json && !self.pretty
+    }
+
+    /// An answer from compact JSON: as it is, indented, or as YAML.
+    pub fn respond(&self, code: StatusCode, json: Bytes) -> Response {
+        let (media, body) = match self.form {
+            Form::Yaml => match yaml_from(&json) {
+                Some(yaml) => ("application/yaml", Bytes::from(yaml)),
+                None => ("application/json", json),
+            },
+            _ if self.pretty => (
+                "application/json",
+                indented(&json).map_or(json, Bytes::from),
+            ),
+            _ => ("application/json", json),
+        };
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static(media)),
+            (header::VARY, HeaderValue::from_static("Accept")),
+        ];
+        (code, headers, body).into_response()
+    }
 }
 
 fn yaml_from(json: &[u8]) -> Option<String> {

@@ -14,6 +14,9 @@ use jiff::Timestamp;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use serde_json::{Map, Value};
 
+use super::negotiate::OBJECT_TYPES;
+use super::status::Status;
+
 /// The four bytes in front of every Kubernetes protobuf body.
 const MAGIC: &[u8] = b"k8s\0";
 
@@ -323,6 +326,18 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(object))
+}
+
+/// Decodes a request body: what has no protobuf form is 415, what is broken is 400.
+pub fn decode_body(body: &[u8]) -> Result<Value, Status> {
+    decode(body).map_err(|error| match error {
+        ProtobufError::Kind { .. } => Status::unsupported_media_type(OBJECT_TYPES),
+        other => {
+            let source = std::error::Error::source(&other)
+                .map_or_else(String::new, |source| format!(": {source}"));
+            Status::bad_request(format!("{other}{source}"))
+        }
+    })
 }
 
 fn decode_message(mut buf: &[u8], message: Message) -> Result<Map<String, Value>, ProtobufError> {
