@@ -15,9 +15,11 @@ pub mod field_error;
 pub mod formats;
 pub mod jsonpath;
 mod kind;
+pub mod managed_fields;
 
 pub mod metadata;
 pub mod names;
+pub mod patch;
 
 pub mod prune;
 pub mod structural;

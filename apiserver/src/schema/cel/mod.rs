@@ -12,10 +12,10 @@ mod check;
 mod convert;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use kube_cel::KubeCelExt as _;
-use kube_cel::cel::{Context, Program, Value as CelValue};
+use kube_cel::cel::{Context, Program, ResolveResult, Value as CelValue};
 use serde_json::Value;
 
 use super::engine::type_name;
@@ -29,7 +29,34 @@ pub const RULE_BUDGET: u64 = 1_000_000;
 pub const OBJECT_BUDGET: u64 = 10_000_000;
 
 /// The functions every rule may call.
-static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
+    let mut context = Context::default().with_all();
+    // The interpreter lacks `type`; types are the texts of their names here, which compare as types do.
+    let type_function = |value: CelValue| -> ResolveResult { Ok(CelValue::String(Arc::new(type_of(&value).to_owned()))) };
+    context.add_function("type", type_function);
+    for name in TYPES {
+        context.add_variable_from_value(name, CelValue::String(Arc::new(name.to_owned())));
+    }
+    context
+});
+
+/// The types that rules can compare with.
+const TYPES: [&str; 9] = ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type"];
+
+fn type_of(value: &CelValue) -> &'static str {
+    match value {
+        CelValue::Int(_) => "int",
+        CelValue::UInt(_) => "uint",
+        CelValue::Float(_) => "double",
+        CelValue::Bool(_) => "bool",
+        CelValue::String(_) => "string",
+        CelValue::Bytes(_) => "bytes",
+        CelValue::List(_) => "list",
+        CelValue::Map(_) => "map",
+        CelValue::Null => "null_type",
+        _ => "unknown",
+    }
+}
 
 /// The compiled rules of a schema.
 #[derive(Debug, Default)]
