@@ -103,7 +103,12 @@ impl Api {
     }
 
     /// Reads a path.
-    pub async fn get(&self, uri: &str, accept: &'static str, attempted: &str) -> Result<Value, Error> {
+    pub async fn get(
+        &self,
+        uri: &str,
+        accept: &'static str,
+        attempted: &str,
+    ) -> Result<Value, Error> {
         self.call(Call {
             method: Method::GET,
             uri,
@@ -154,7 +159,12 @@ impl Api {
     }
 
     /// Deletes an object; `options` are DeleteOptions.
-    pub async fn delete(&self, uri: &str, options: &Value, attempted: &str) -> Result<Value, Error> {
+    pub async fn delete(
+        &self,
+        uri: &str,
+        options: &Value,
+        attempted: &str,
+    ) -> Result<Value, Error> {
         self.call(Call {
             method: Method::DELETE,
             uri,

@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::api::{self, Api};
 use crate::error::Error;
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+const AGGREGATED: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
 /// A kind that the server serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,7 +116,9 @@ impl Catalog {
         }
         let mut resources = Vec::new();
         for version in strings(&core["versions"]) {
-            let list = api.get(&format!("/api/{version}"), api::JSON, attempted).await?;
+            let list = api
+                .get(&format!("/api/{version}"), api::JSON, attempted)
+                .await?;
             resources.extend(legacy("", &version, &list));
         }
         for group in list(&named["groups"]) {
@@ -357,9 +360,11 @@ mod tests {
 
     #[test]
     fn both_forms_of_discovery_say_the_same() {
-        let new = aggregated(&json!({"items": [{"metadata": {"name": "gctl.dev"}, "versions": [{"version": "v1", "resources": [{
+        let new = aggregated(
+            &json!({"items": [{"metadata": {"name": "gctl.dev"}, "versions": [{"version": "v1", "resources": [{
             "resource": "jobs", "responseKind": {"kind": "Job"}, "scope": "Namespaced", "singularResource": "job",
-            "shortNames": ["gj"], "categories": ["gctl"], "verbs": ["get"]}]}]}]}));
+            "shortNames": ["gj"], "categories": ["gctl"], "verbs": ["get"]}]}]}]}),
+        );
         let old = legacy(
             "gctl.dev",
             "v1",

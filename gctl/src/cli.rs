@@ -8,7 +8,7 @@ use crate::commands::{
     apply, cancel, completion, delete, describe, get, logs, submit, version, wait,
 };
 use crate::connection::Choice;
-use crate::exit;
+use crate::{exit, sync};
 
 /// A queue for GPU and batch work on the machines you own, behind a Kubernetes-style API.
 #[derive(Clone, Debug, Parser)]
@@ -69,6 +69,8 @@ pub enum Command {
     Logs(logs::Args),
     /// End jobs for good and keep their objects
     Cancel(cancel::Args),
+    /// Keep objects as a directory of files says
+    Sync(sync::Args),
     /// Show the versions of this binary and of the server
     Version(version::Args),
     /// Print a script that completes commands in a shell

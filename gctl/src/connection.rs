@@ -69,9 +69,9 @@ async fn config(choice: &Choice) -> Result<Config, Error> {
         .server
         .as_deref()
         .map(|server| {
-            server.parse::<http::Uri>().map_err(|error| {
-                Error::Usage(format!("--server `{server}` is not a URL: {error}"))
-            })
+            server
+                .parse::<http::Uri>()
+                .map_err(|error| Error::Usage(format!("--server `{server}` is not a URL: {error}")))
         })
         .transpose()?;
     let (kubeconfig, origin) = match (found, &server) {

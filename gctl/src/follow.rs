@@ -63,7 +63,11 @@ pub fn place(job: &Job, gpus: &GpuIndex) -> Option<String> {
                 .vram_bytes
                 .map_or_else(String::new, |bytes| Quantity::from_bytes(bytes).0)
         };
-        let each = if binding.gpus.len() > 1 && !binding.whole_gpus { " each" } else { "" };
+        let each = if binding.gpus.len() > 1 && !binding.whole_gpus {
+            " each"
+        } else {
+            ""
+        };
         text.push_str(&format!(" gpu {}", names.join(",")));
         if !amount.is_empty() {
             text.push_str(&format!(" ({amount}{each})"));
@@ -72,32 +76,50 @@ pub fn place(job: &Job, gpus: &GpuIndex) -> Option<String> {
     Some(text)
 }
 
-/// How a job ended, in words: `exit code 0 after 2.1s`.
+/// How a job ended, in words: `exit code 3 after 2.1s: the command failed`.
 pub fn ending(job: &Job) -> String {
     let Some(status) = &job.status else {
         return String::new();
     };
-    let mut parts = Vec::new();
-    if let Some(code) = status.exit_code {
-        parts.push(format!("exit code {code}"));
-    } else if let Some(signal) = status.signal {
-        parts.push(format!("signal {signal}"));
-    }
-    if let Some(array) = &status.array {
-        parts.push(format!("{} of {} succeeded", array.succeeded, array.total));
-    }
+    let mut text = match (status.exit_code, status.signal, &status.array) {
+        (Some(code), _, _) => format!("exit code {code}"),
+        (None, Some(signal), _) => format!("signal {signal}"),
+        (None, None, Some(array)) => {
+            format!("{} of {} succeeded", array.succeeded, array.total)
+        }
+        (None, None, None) => String::new(),
+    };
     if let (Some(start), Some(finish)) = (&status.start_time, &status.finish_time) {
-        let millis = (finish.0.as_millisecond() - start.0.as_millisecond()).max(0);
-        parts.push(format!("after {}.{}s", millis / 1000, millis % 1000 / 100));
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        let span = short_span(start.0, finish.0);
+        text.push_str(&format!("after {span}"));
     }
-    let ordinary = status.exit_code == Some(0) && status.array.is_none();
-    if let Some(message) = status.message.as_deref().filter(|_| !ordinary) {
-        let known = parts.iter().any(|part| message == part);
-        if !known {
-            parts.push(message.to_owned());
+    // What the number says already is not said again.
+    let told = status.exit_code.is_some() && phase_of(job) == Phase::Succeeded;
+    if let Some(message) = status.message.as_deref().filter(|_| !told) {
+        let repeats = status
+            .exit_code
+            .is_some_and(|code| message == format!("exited with code {code}"));
+        if !repeats {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(message);
         }
     }
-    parts.join(", ")
+    text
+}
+
+/// A span with a tenth of a second while it is short.
+fn short_span(from: Timestamp, to: Timestamp) -> String {
+    let millis = (to.as_millisecond() - from.as_millisecond()).max(0);
+    if millis < 60_000 {
+        format!("{}.{}s", millis / 1000, millis % 1000 / 100)
+    } else {
+        age::duration(millis / 1000)
+    }
 }
 
 /// What is worth saying about a job in its phase.
@@ -118,7 +140,13 @@ fn detail(job: &Job, phase: Phase, gpus: &GpuIndex) -> String {
         Phase::Scheduled | Phase::Running | Phase::Unknown => place(job, gpus).unwrap_or_default(),
         Phase::Stopping => status.stop.as_ref().map_or_else(
             || "its process ended".to_owned(),
-            |stop| format!("{:?}: {}", stop.reason, stop.message.as_deref().unwrap_or(&stop.by)),
+            |stop| {
+                format!(
+                    "{:?}: {}",
+                    stop.reason,
+                    stop.message.as_deref().unwrap_or(&stop.by)
+                )
+            },
         ),
         Phase::Succeeded
         | Phase::Failed
@@ -214,7 +242,11 @@ impl Board {
             *ended = Some(Ended::Finished(Box::new(job.clone())));
         }
         let detail = detail(job, phase, gpus);
-        if self.said.get(&key).is_some_and(|said| *said == (phase, detail.clone())) {
+        if self
+            .said
+            .get(&key)
+            .is_some_and(|said| *said == (phase, detail.clone()))
+        {
             return None;
         }
         self.said.insert(key.clone(), (phase, detail.clone()));
@@ -252,7 +284,11 @@ impl Board {
         let header = ["JOB", "PHASE", "EXIT", "NODE", "WAITED", "RAN", "MESSAGE"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         for ((namespace, name), ended) in &self.targets {
-            let label = if several { format!("{namespace}/{name}") } else { name.clone() };
+            let label = if several {
+                format!("{namespace}/{name}")
+            } else {
+                name.clone()
+            };
             rows.push(match ended {
                 Some(Ended::Finished(job)) => outcome_row(label, job),
                 Some(Ended::Deleted) => vec![label, "Deleted".to_owned()],
@@ -278,14 +314,7 @@ fn outcome_row(label: String, job: &Job) -> Vec<String> {
         .map_or("-", |binding| &binding.node_name)
         .to_owned();
     let span = |from: Option<Timestamp>, to: Option<Timestamp>| match (from, to) {
-        (Some(from), Some(to)) => {
-            let millis = (to.as_millisecond() - from.as_millisecond()).max(0);
-            if millis < 60_000 {
-                format!("{}.{}s", millis / 1000, millis % 1000 / 100)
-            } else {
-                age::duration(millis / 1000)
-            }
-        }
+        (Some(from), Some(to)) => short_span(from, to),
         _ => "-".to_owned(),
     };
     let start = status.start_time.as_ref().map(|time| time.0);
@@ -346,7 +375,10 @@ pub async fn follow(
         )
     }));
     let jobs = session.jobs().await?;
-    let mut namespaces: Vec<_> = targets.iter().map(|target| target.namespace.clone()).collect();
+    let mut namespaces: Vec<_> = targets
+        .iter()
+        .map(|target| target.namespace.clone())
+        .collect();
     namespaces.dedup();
     let namespace = match namespaces.as_slice() {
         [one] => one.clone(),
@@ -499,7 +531,11 @@ mod tests {
     }
 
     fn board(names: &[&str]) -> Board {
-        Board::new(names.iter().map(|name| ("default".to_owned(), (*name).to_owned())))
+        Board::new(
+            names
+                .iter()
+                .map(|name| ("default".to_owned(), (*name).to_owned())),
+        )
     }
 
     #[test]
@@ -520,7 +556,13 @@ mod tests {
                 lines.push(format!("{} {} {}", said.name, said.phase, said.detail));
             }
         }
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        a Pending 
+        a Pending InsufficientVram: needs 10Gi, 4Gi free
+        a Scheduled n gpu 1 (10Gi)
+        a Running n gpu 1 (10Gi)
+        a Failed exit code 3 after 2.5s: the command failed
+        ");
         assert!(board.is_finished());
         assert!(!board.all_succeeded());
     }
@@ -538,7 +580,10 @@ mod tests {
     #[test]
     fn a_deleted_job_has_ended_without_success() {
         let mut board = board(&["a"]);
-        assert_eq!(board.lose(&("default".into(), "a".into())).unwrap().phase, "Deleted");
+        assert_eq!(
+            board.lose(&("default".into(), "a".into())).unwrap().phase,
+            "Deleted"
+        );
         assert!(board.is_finished());
         assert!(!board.all_succeeded());
     }
@@ -551,8 +596,25 @@ mod tests {
                 "enqueueTime": "2026-01-01T00:00:00.000000Z", "startTime": "2026-01-01T00:00:01.000000Z", "finishTime": "2026-01-01T00:00:03.250000Z"})),
             &gpus(),
         );
-        board.see(&job("b", json!({"phase": "Infeasible", "message": "no node has 9 GPUs"})), &gpus());
-        board.see(&job("sweep", json!({"phase": "Succeeded", "array": {"total": 4, "succeeded": 4}})), &gpus());
-        insta::assert_snapshot!(board.outcomes(), @"");
+        board.see(
+            &job(
+                "b",
+                json!({"phase": "Infeasible", "message": "no node has 9 GPUs"}),
+            ),
+            &gpus(),
+        );
+        board.see(
+            &job(
+                "sweep",
+                json!({"phase": "Succeeded", "array": {"total": 4, "succeeded": 4}}),
+            ),
+            &gpus(),
+        );
+        insta::assert_snapshot!(board.outcomes(), @r"
+        JOB     PHASE        EXIT   NODE   WAITED   RAN    MESSAGE
+        a       Succeeded    0      n      1.0s     2.2s
+        b       Infeasible   -      -      -        -      no node has 9 GPUs
+        sweep   Succeeded    -      -      -        -      4 of 4 members succeeded
+        ");
     }
 }

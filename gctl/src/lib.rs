@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod merge;
 pub mod output;
 pub mod session;
+pub mod sync;
 pub mod watch;
 
 use std::ffi::OsString;
@@ -101,11 +102,7 @@ async fn with_server(cli: Cli, connection: Option<Connection>, mut output: Outpu
         },
     };
     let api = Api::new(connection.client, connection.server);
-    let namespace = cli
-        .global
-        .namespace
-        .clone()
-        .unwrap_or(connection.namespace);
+    let namespace = cli.global.namespace.clone().unwrap_or(connection.namespace);
     let mut session = Session::new(api, namespace, output);
     session.namespace_given = cli.global.namespace.is_some();
     let result = dispatch(&mut session, &cli.command).await;
@@ -126,6 +123,7 @@ async fn dispatch(session: &mut Session, command: &Command) -> Result<Exit, Erro
         Command::Wait(args) => wait::run(session, args).await,
         Command::Logs(args) => logs::run(session, args).await,
         Command::Cancel(args) => cancel::run(session, args).await,
+        Command::Sync(args) => sync::run(session, args).await,
         Command::Version(args) => {
             let mut output = Output::standard();
             std::mem::swap(&mut output, &mut session.output);

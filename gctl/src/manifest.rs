@@ -124,7 +124,9 @@ pub fn read_all(paths: &[PathBuf], recursive: bool) -> Manifests {
                 .read_to_string(&mut text)
             {
                 Ok(length) if length as u64 > FILE_LIMIT => {
-                    manifests.bad.push(ManifestError::TooLarge { path: path.clone() });
+                    manifests
+                        .bad
+                        .push(ManifestError::TooLarge { path: path.clone() });
                 }
                 Ok(_) => parse(path, &text, &mut manifests),
                 Err(source) => manifests.bad.push(ManifestError::Unreadable {
@@ -174,9 +176,11 @@ pub fn is_manifest(path: &Path) -> bool {
     let hidden = path
         .file_name()
         .is_none_or(|name| name.to_string_lossy().starts_with('.'));
-    let known = path
-        .extension()
-        .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+    let known = path.extension().is_some_and(|extension| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| extension == *known)
+    });
     known && !hidden
 }
 
@@ -302,9 +306,12 @@ fn parse_document(text: &str) -> Result<Value, Malformed> {
     // JSON is read by its own parser first: it allows tabs, and its errors are better.
     let yaml = if text.trim_start().starts_with('{') {
         let mut reader = serde_json::Deserializer::from_str(text);
-        match serde_yaml::Value::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
+        match serde_yaml::Value::deserialize(&mut reader)
+            .and_then(|value| reader.end().map(|()| value))
+        {
             Ok(value) => Ok(value),
-            Err(error) => parse_yaml(text).map_err(|_| (Some(error.line()), error.to_string())),
+            Err(error) => parse_yaml(text)
+                .map_err(|_| (Some(error.line()), without_position(&error.to_string()))),
         }
     } else {
         parse_yaml(text)
@@ -315,12 +322,26 @@ fn parse_document(text: &str) -> Result<Value, Malformed> {
 fn parse_yaml(text: &str) -> Result<serde_yaml::Value, Malformed> {
     let mut value: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| {
         let line = error.location().map(|location| location.line());
-        (line, error.to_string())
+        (line, without_position(&error.to_string()))
     })?;
     value
         .apply_merge()
         .map_err(|error| (None, error.to_string()))?;
     Ok(value)
+}
+
+/// A parser's message without the positions in it, which count from the start of the document and not of the file.
+fn without_position(message: &str) -> String {
+    let mut text = message.to_owned();
+    while let Some(start) = text.find(" at line ") {
+        let rest = &text[start + " at line ".len()..];
+        let position = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == ' ' || "column".contains(c)))
+            .unwrap_or(rest.len());
+        let end = text.len() - rest.len() + position;
+        text.replace_range(start..end, "");
+    }
+    text
 }
 
 /// YAML as JSON, with the path of what JSON cannot say.
@@ -372,7 +393,10 @@ fn to_json(value: serde_yaml::Value, path: &mut String) -> Result<Value, String>
             Value::Object(map)
         }
         serde_yaml::Value::Tagged(tagged) => {
-            return Err(format!("{path}: the tag `{}` is not known here", tagged.tag));
+            return Err(format!(
+                "{path}: the tag `{}` is not known here",
+                tagged.tag
+            ));
         }
     })
 }
@@ -400,12 +424,17 @@ fn take(place: Place, value: Value, manifests: &mut Manifests) {
                 return;
             }
             _ => {
-                malformed(format!("{field}: Invalid value: {}: must be text", value[field]));
+                malformed(format!(
+                    "{field}: Invalid value: {}: must be text",
+                    value[field]
+                ));
                 return;
             }
         }
     }
-    let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+    let is_list = value["kind"]
+        .as_str()
+        .is_some_and(|kind| kind.ends_with("List"));
     if is_list && value["items"].is_array() {
         let Value::Object(mut list) = value else {
             return;
@@ -418,9 +447,11 @@ fn take(place: Place, value: Value, manifests: &mut Manifests) {
         return;
     }
     let metadata = &value["metadata"];
-    let named = ["name", "generateName"]
-        .iter()
-        .any(|field| metadata[field].as_str().is_some_and(|name| !name.is_empty()));
+    let named = ["name", "generateName"].iter().any(|field| {
+        metadata[field]
+            .as_str()
+            .is_some_and(|name| !name.is_empty())
+    });
     if !named {
         malformed(format!(
             "metadata.name: Required value: a {} needs a name",
@@ -472,19 +503,19 @@ metadata: {name: b}
         assert_eq!(names, ["a", "b"]);
         assert_eq!(manifests.good[1].place.document, 3);
         assert_eq!(manifests.good[1].place.line, 11);
-        insta::assert_snapshot!(manifests.bad[0], @"");
+        insta::assert_snapshot!(manifests.bad[0], @"x.yaml:10 (document 2): did not find expected node content, while parsing a flow node");
     }
 
     #[test]
     fn what_is_no_object_is_refused_with_the_field() {
-        insta::assert_snapshot!(errors("kind: Job\nmetadata: {name: x}"), @"");
-        insta::assert_snapshot!(errors("apiVersion: v1\nkind: Job\n"), @"");
-        insta::assert_snapshot!(errors("apiVersion: 1\nkind: Job\nmetadata: {name: x}\n"), @"");
-        insta::assert_snapshot!(errors("- a\n- b\n"), @"");
-        insta::assert_snapshot!(errors("a: 1\na: 2\n"), @"");
-        insta::assert_snapshot!(errors("{\"a\": 1, \"a\": 2}"), @"");
-        insta::assert_snapshot!(errors("apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: {a: [1, .nan]}\n"), @"");
-        insta::assert_snapshot!(errors("apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: !secret x\n"), @"");
+        insta::assert_snapshot!(errors("kind: Job\nmetadata: {name: x}"), @"x.yaml:1 (document 1): apiVersion: Required value");
+        insta::assert_snapshot!(errors("apiVersion: v1\nkind: Job\n"), @"x.yaml:1 (document 1): metadata.name: Required value: a Job needs a name");
+        insta::assert_snapshot!(errors("apiVersion: 1\nkind: Job\nmetadata: {name: x}\n"), @"x.yaml:1 (document 1): apiVersion: Invalid value: 1: must be text");
+        insta::assert_snapshot!(errors("- a\n- b\n"), @"x.yaml:1 (document 1): a mapping with apiVersion, kind and metadata is expected");
+        insta::assert_snapshot!(errors("a: 1\na: 2\n"), @r#"x.yaml:1 (document 1): duplicate entry with key "a""#);
+        insta::assert_snapshot!(errors("{\"a\": 1, \"a\": 2}"), @r#"x.yaml:1 (document 1): duplicate entry with key "a""#);
+        insta::assert_snapshot!(errors("apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: {a: [1, .nan]}\n"), @"x.yaml:1 (document 1): spec.a[1]: `.nan` is no number that JSON knows");
+        insta::assert_snapshot!(errors("apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: !secret x\n"), @"x.yaml:1 (document 1): spec: the tag `!secret` is not known here");
     }
 
     #[test]
@@ -495,9 +526,9 @@ metadata: {name: b}
             let aliases = vec![alias; 10].join(", ");
             bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
         }
-        insta::assert_snapshot!(errors(&bomb), @"");
+        insta::assert_snapshot!(errors(&bomb), @"x.yaml:1 (document 1): repetition limit exceeded");
         let deep = format!("a: {}{}", "[".repeat(1000), "]".repeat(1000));
-        insta::assert_snapshot!(errors(&deep), @"");
+        insta::assert_snapshot!(errors(&deep), @"x.yaml:1 (document 1): recursion limit exceeded");
     }
 
     #[test]

@@ -221,14 +221,22 @@ mod tests {
 
     #[test]
     fn an_object_that_was_never_applied_keeps_what_the_manifest_does_not_mention() {
-        let patch = three_way(None, &json!({"spec": {"a": 1}}), &json!({"spec": {"a": 1, "b": 2}}));
+        let patch = three_way(
+            None,
+            &json!({"spec": {"a": 1}}),
+            &json!({"spec": {"a": 1, "b": 2}}),
+        );
         assert_eq!(patch, json!({}));
     }
 
     #[test]
     fn a_dropped_field_that_is_already_gone_needs_no_patch() {
         let before = json!({"metadata": {"labels": {"a": "1"}}});
-        let patch = three_way(Some(&before), &json!({"metadata": {}}), &json!({"metadata": {"name": "x"}}));
+        let patch = three_way(
+            Some(&before),
+            &json!({"metadata": {}}),
+            &json!({"metadata": {"name": "x"}}),
+        );
         assert_eq!(patch, json!({}));
     }
 
@@ -242,9 +250,11 @@ mod tests {
 
     #[test]
     fn merging_lists_of_built_in_kinds_get_directives() {
-        let before = json!({"metadata": {"finalizers": ["a", "b"], "ownerReferences": [{"uid": "1"}]}});
+        let before =
+            json!({"metadata": {"finalizers": ["a", "b"], "ownerReferences": [{"uid": "1"}]}});
         let live = json!({"metadata": {"finalizers": ["a", "b", "theirs"], "ownerReferences": [{"uid": "1"}, {"uid": "2"}]}});
-        let wanted = json!({"metadata": {"finalizers": ["b", "c"], "ownerReferences": [{"uid": "3"}]}});
+        let wanted =
+            json!({"metadata": {"finalizers": ["b", "c"], "ownerReferences": [{"uid": "3"}]}});
         assert_eq!(
             strategic(Some(&before), &wanted, &live),
             json!({"metadata": {

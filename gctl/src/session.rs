@@ -172,7 +172,10 @@ impl Session {
                 items.extend(more);
             }
             let metadata = &answer["metadata"];
-            match metadata["continue"].as_str().filter(|token| !token.is_empty()) {
+            match metadata["continue"]
+                .as_str()
+                .filter(|token| !token.is_empty())
+            {
                 Some(token) => page = token.to_owned(),
                 None => {
                     let revision = metadata["resourceVersion"].as_str().unwrap_or_default();

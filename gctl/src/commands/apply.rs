@@ -79,7 +79,9 @@ pub struct Applied {
 pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     let format: Format = args.output.parse()?;
     if matches!(format, Format::Table { wide: true }) {
-        return Err(Error::Usage("apply prints no table: use -o yaml, json or name".into()));
+        return Err(Error::Usage(
+            "apply prints no table: use -o yaml, json or name".into(),
+        ));
     }
     let read = manifest::read_all(&args.filename, args.recursive);
     let mut exit = Exit::Ok;
@@ -226,14 +228,20 @@ pub async fn apply_one(
                         let same = object["metadata"]["resourceVersion"]
                             == live["metadata"]["resourceVersion"]
                             && dry_run == DryRun::None;
-                        let outcome = if same { Outcome::Unchanged } else { Outcome::Configured };
+                        let outcome = if same {
+                            Outcome::Unchanged
+                        } else {
+                            Outcome::Configured
+                        };
                         done(outcome, object)
                     })
             }
         };
         match result {
             // Somebody created, changed or deleted it in between: decide again on what is there now.
-            Err(error) if (error.is_conflict() || error.is_not_found()) && tries < CONFLICT_LIMIT => {
+            Err(error)
+                if (error.is_conflict() || error.is_not_found()) && tries < CONFLICT_LIMIT =>
+            {
                 tries += 1;
                 if error.is_not_found() && !exists_now(session, &path, &attempted).await? {
                     return Err(error);
@@ -374,7 +382,8 @@ async fn established(session: &Session, kind: &Target) -> Result<(), Error> {
         if find("Established", "True").is_some() {
             return Ok(());
         }
-        let refused = find("NamesAccepted", "False").map(|condition| condition["message"].to_string());
+        let refused =
+            find("NamesAccepted", "False").map(|condition| condition["message"].to_string());
         if refused.is_some() || tokio::time::Instant::now() > deadline {
             return Err(Error::State(format!(
                 "failed to {attempted}: {}",

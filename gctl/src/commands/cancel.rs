@@ -50,7 +50,9 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     for target in targets {
         match cancel(session, &target).await {
             Ok(None) => {
-                session.output.line(format!("{} cancelled", target.label()))?;
+                session
+                    .output
+                    .line(format!("{} cancelled", target.label()))?;
                 stopping.push(target);
             }
             Ok(Some(phase)) => session
@@ -72,7 +74,10 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
 /// Sets the latch; answers with the phase of a job that had ended already.
 async fn cancel(session: &Session, target: &Target) -> Result<Option<String>, Error> {
     let attempted = format!("cancel {}", target.label());
-    let live = session.api.get(&target.path(), api::JSON, &attempted).await?;
+    let live = session
+        .api
+        .get(&target.path(), api::JSON, &attempted)
+        .await?;
     if let Some(job) = follow::read_job(live)
         && follow::phase_of(&job).is_terminal()
     {

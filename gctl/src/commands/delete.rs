@@ -19,7 +19,12 @@ pub struct Args {
     #[arg(value_name = "RESOURCE")]
     pub resources: Vec<String>,
     /// Delete what this file, directory or `-` names
-    #[arg(short = 'f', long = "filename", value_name = "PATH", conflicts_with = "resources")]
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "PATH",
+        conflicts_with = "resources"
+    )]
     pub filename: Vec<PathBuf>,
     /// Look into directories below a directory too
     #[arg(short = 'R', long)]

@@ -94,14 +94,20 @@ impl Query {
 /// When nothing could be listed; a name that does not exist is said and makes the exit [`Exit::Error`].
 pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     let format: Format = args.output.parse()?;
-    let sort = args.sort_by.as_deref().map(Template::parse_path).transpose()?;
+    let sort = args
+        .sort_by
+        .as_deref()
+        .map(Template::parse_path)
+        .transpose()?;
     let queries = queries(session, args).await?;
     if args.watch || args.watch_only {
         let [query] = queries.as_slice() else {
             return Err(Error::Usage("-w follows one kind at a time".into()));
         };
         if query.names.len() > 1 {
-            return Err(Error::Usage("-w follows one object, or all that a selector chooses".into()));
+            return Err(Error::Usage(
+                "-w follows one object, or all that a selector chooses".into(),
+            ));
         }
         return follow(session, args, query, &format).await;
     }
@@ -121,7 +127,9 @@ async fn queries(session: &mut Session, args: &Args) -> Result<Vec<Query>, Error
         return Err(Error::Usage("either names or a selector, not both".into()));
     }
     if named && args.all_namespaces {
-        return Err(Error::Usage("a name belongs to one namespace: use -n instead of -A".into()));
+        return Err(Error::Usage(
+            "a name belongs to one namespace: use -n instead of -A".into(),
+        ));
     }
     let namespace = (!args.all_namespaces).then(|| session.namespace.clone());
     let mut queries: Vec<Query> = Vec::new();
@@ -246,7 +254,13 @@ async fn objects(
     let mut shown: Vec<_> = items
         .into_iter()
         .map(|(index, item)| typed(&queries[index].resource, item))
-        .map(|item| if args.show_managed_fields { item } else { object::presentable(item) })
+        .map(|item| {
+            if args.show_managed_fields {
+                item
+            } else {
+                object::presentable(item)
+            }
+        })
         .collect();
     let single = queries.len() == 1 && queries[0].names.len() == 1;
     let whole = match (single, shown.len()) {
@@ -297,7 +311,11 @@ async fn tables(
             session.output.line("")?;
         }
         printed += rows.len();
-        let mut lines = if args.no_headers { Vec::new() } else { vec![layout.header()] };
+        let mut lines = if args.no_headers {
+            Vec::new()
+        } else {
+            vec![layout.header()]
+        };
         lines.extend(rows.iter().map(|row| layout.row(row)));
         let text = Columns::default().render(&lines);
         session.output.raw(text.as_bytes())?;
@@ -370,7 +388,12 @@ impl Layout {
         let metadata = &row["object"]["metadata"];
         let mut cells = Vec::new();
         if self.namespace {
-            cells.push(metadata["namespace"].as_str().unwrap_or_default().to_owned());
+            cells.push(
+                metadata["namespace"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            );
         }
         for (position, (index, _)) in self.columns.iter().enumerate() {
             let text = one_line(&crate::jsonpath::text_of(&row["cells"][*index]));
@@ -386,7 +409,11 @@ impl Layout {
                 .flatten()
                 .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
                 .collect();
-            cells.push(if labels.is_empty() { "<none>".to_owned() } else { labels.join(",") });
+            cells.push(if labels.is_empty() {
+                "<none>".to_owned()
+            } else {
+                labels.join(",")
+            });
         }
         cells
     }
@@ -578,7 +605,12 @@ impl View {
                 .collect(),
             Format::Yaml => fresh
                 .into_iter()
-                .map(|item| format!("---\n{}", object::yaml(&object::presentable(typed(resource, item)))))
+                .map(|item| {
+                    format!(
+                        "---\n{}",
+                        object::yaml(&object::presentable(typed(resource, item)))
+                    )
+                })
                 .collect(),
             Format::Json | Format::Jsonpath(_) => fresh
                 .into_iter()

@@ -157,9 +157,9 @@ impl Reader {
                 Err(error) => return Err(error),
             };
             if let Some(reason) = reason {
-                session
-                    .output
-                    .say(format!("the log was interrupted and goes on when it can: {reason}"));
+                session.output.say(format!(
+                    "the log was interrupted and goes on when it can: {reason}"
+                ));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
@@ -220,17 +220,27 @@ impl Reader {
             )));
         }
         if phase.is_terminal() {
-            let words = if status.attempt == 0 { "it never ran" } else { "it wrote nothing" };
+            let words = if status.attempt == 0 {
+                "it never ran"
+            } else {
+                "it wrote nothing"
+            };
             return Err(Error::State(format!(
                 "failed to {}: {words} ({phase:?}{})",
                 self.attempted,
-                status.message.map_or_else(String::new, |message| format!(": {message}"))
+                status
+                    .message
+                    .map_or_else(String::new, |message| format!(": {message}"))
             )));
         }
         if self.follow {
             return Ok(());
         }
-        let advice = if status.claim.is_some() { "it has written nothing yet" } else { "it has not started" };
+        let advice = if status.claim.is_some() {
+            "it has written nothing yet"
+        } else {
+            "it has not started"
+        };
         Err(Error::State(format!(
             "failed to {}: {advice} ({phase:?}); -f waits for it",
             self.attempted

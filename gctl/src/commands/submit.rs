@@ -133,7 +133,10 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         session.api.create(&uri, &job, &attempted).await?
     };
     session.say_warnings();
-    let name = made["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let name = made["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let target = Target {
         resource: jobs,
         namespace,
@@ -148,9 +151,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         Format::Table { .. } if args.logs => {
             session.output.say(format!("{} created", target.label()));
         }
-        Format::Table { .. } => session
-            .output
-            .line(format!("{} created", target.label()))?,
+        Format::Table { .. } => session.output.line(format!("{} created", target.label()))?,
         Format::Name => session.output.line(target.label())?,
         format => session
             .output
@@ -174,7 +175,11 @@ async fn stay(session: &mut Session, target: &Target, copy_logs: bool) -> Result
     }
     let targets = std::slice::from_ref(target);
     let board = follow::follow(session, targets, Voice::Lines, began).await?;
-    Ok(if board.all_succeeded() { Exit::Ok } else { Exit::JobFailed })
+    Ok(if board.all_succeeded() {
+        Exit::Ok
+    } else {
+        Exit::JobFailed
+    })
 }
 
 /// The job that the flags describe.
@@ -194,9 +199,9 @@ pub fn job(args: &Args, namespace: &str) -> Result<Value, Error> {
         job.metadata.generate_name = Some(prefix);
     }
     for label in &args.label {
-        let (name, value) = label.split_once('=').ok_or_else(|| {
-            Error::Usage(format!("--label `{label}`: NAME=VALUE is expected"))
-        })?;
+        let (name, value) = label
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--label `{label}`: NAME=VALUE is expected")))?;
         job.metadata
             .labels
             .get_or_insert_default()
@@ -244,7 +249,9 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
                 None => (
                     text.as_str(),
                     std::env::var(text).map_err(|_| {
-                        Error::Usage(format!("--env {text}: not set in this shell; give {text}=VALUE"))
+                        Error::Usage(format!(
+                            "--env {text}: not set in this shell; give {text}=VALUE"
+                        ))
                     })?,
                 ),
             };
@@ -257,8 +264,7 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
         .collect::<Result<Vec<_>, Error>>()?;
     let small_seconds = |flag: &str, span: Option<Duration>| {
         span.map(|span| {
-            u32::try_from(span.as_secs())
-                .map_err(|_| Error::Usage(format!("--{flag}: too long")))
+            u32::try_from(span.as_secs()).map_err(|_| Error::Usage(format!("--{flag}: too long")))
         })
         .transpose()
     };
@@ -339,15 +345,61 @@ mod tests {
              --node n1 --needs ssd --needs ib -l team=vision -t 1h --grace-period 10 --array 4 --parallelism 2 -- python train.py --lr=1 {i}",
         )
         .unwrap();
-        insta::assert_snapshot!(object::yaml(&job(&args, "default").unwrap()), @"");
+        insta::assert_snapshot!(object::yaml(&job(&args, "default").unwrap()), @r"
+        apiVersion: gctl.dev/v1
+        kind: Job
+        metadata:
+          labels:
+            team: vision
+          name: t
+          namespace: default
+        spec:
+          activeDeadlineSeconds: 3600
+          array:
+            count: 4
+            parallelism: 2
+          command:
+          - python
+          - train.py
+          - --lr=1
+          - '{i}'
+          env:
+          - name: A
+            value: '1'
+          - name: B
+            value: x=y
+          needs:
+          - ssd
+          - ib
+          nodeName: n1
+          priority: -5
+          profile: p
+          queue: research
+          resources:
+            cpu: 500m
+            gpus: 2
+            memory: 4Gi
+            vram: 10Gi
+          terminationGracePeriodSeconds: 10
+        ");
     }
 
     #[test]
     fn wrong_flags_are_usage_errors() {
-        for line in ["", "--gpus x -- a", "--parallelism 2 -- a", "--name a --generate-name b -- c", "--time-limit soon -- a"] {
+        for line in [
+            "",
+            "--gpus x -- a",
+            "--parallelism 2 -- a",
+            "--name a --generate-name b -- c",
+            "--time-limit soon -- a",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
-        for line in ["--vram 10Q -- a", "-e UNSET_VARIABLE_OF_THIS_TEST -- a", "-l x -- a"] {
+        for line in [
+            "--vram 10Q -- a",
+            "-e UNSET_VARIABLE_OF_THIS_TEST -- a",
+            "-l x -- a",
+        ] {
             let error = job(&parse(line).unwrap(), "default").unwrap_err();
             assert_eq!(error.exit(), Exit::Usage, "{line}");
         }

@@ -51,7 +51,11 @@ pub async fn run(
                 output.line(format!("Server Version: {version}"))?;
             }
         }
-        Format::Name => return Err(Error::Usage("version has no name: use -o yaml or json".into())),
+        Format::Name => {
+            return Err(Error::Usage(
+                "version has no name: use -o yaml or json".into(),
+            ));
+        }
         format => output.raw(object::render(&document, &format).as_bytes())?,
     }
     failed.map_or(Ok(Exit::Ok), Err)

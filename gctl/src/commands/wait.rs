@@ -121,7 +121,11 @@ impl Goal {
 
     /// The object can never become so: a job that has ended stays as it is.
     fn is_hopeless(&self, target: &Target, object: &Value) -> bool {
-        let Goal::Path { value: Some(value), path } = self else {
+        let Goal::Path {
+            value: Some(value),
+            path,
+        } = self
+        else {
             return false;
         };
         let asks_phase = Template::parse_path(".status.phase").is_ok_and(|phase| phase == *path);
@@ -129,9 +133,7 @@ impl Goal {
             .as_str()
             .and_then(|phase| serde_json::from_value::<crds::Phase>(Value::from(phase)).ok())
             .filter(|phase| phase.is_terminal());
-        target.resource.is_job()
-            && asks_phase
-            && ended.is_some_and(|phase| phase.as_str() != value)
+        target.resource.is_job() && asks_phase && ended.is_some_and(|phase| phase.as_str() != value)
     }
 }
 
@@ -236,12 +238,21 @@ async fn until_ended(
     }
     for target in targets {
         let attempted = format!("wait for {}", target.label());
-        session.api.get(&target.path(), api::JSON, &attempted).await?;
+        session
+            .api
+            .get(&target.path(), api::JSON, &attempted)
+            .await?;
     }
     let began = (session.clock)();
-    let followed = limited(limit, follow::follow(session, targets, Voice::Silent, began)).await;
+    let followed = limited(
+        limit,
+        follow::follow(session, targets, Voice::Silent, began),
+    )
+    .await;
     let Some(board) = followed else {
-        session.output.say("error: timed out waiting for jobs to end");
+        session
+            .output
+            .say("error: timed out waiting for jobs to end");
         return Ok(Exit::TimedOut);
     };
     let board = board?;
@@ -257,14 +268,22 @@ async fn until_ended(
         let line = match ended {
             Some(Ended::Finished(job)) => {
                 let ending = follow::ending(job);
-                let ending = if ending.is_empty() { ending } else { format!(" ({ending})") };
+                let ending = if ending.is_empty() {
+                    ending
+                } else {
+                    format!(" ({ending})")
+                };
                 format!("{label} {:?}{ending}", follow::phase_of(job))
             }
             Some(Ended::Deleted) | None => format!("{label} Deleted"),
         };
         session.output.line(line)?;
     }
-    Ok(if board.all_succeeded() { Exit::Ok } else { Exit::JobFailed })
+    Ok(if board.all_succeeded() {
+        Exit::Ok
+    } else {
+        Exit::JobFailed
+    })
 }
 
 /// Waits for each target in turn; `waiting` is left with those that were not met.
@@ -277,11 +296,17 @@ async fn until(
     while let Some(target) = waiting.first().cloned() {
         match until_one(session, goal, &target).await? {
             Met::Yes => {
-                let what = if *goal == Goal::Gone { "deleted" } else { "condition met" };
+                let what = if *goal == Goal::Gone {
+                    "deleted"
+                } else {
+                    "condition met"
+                };
                 session.output.line(format!("{} {what}", target.label()))?;
             }
             Met::Never(reason) => {
-                session.output.say(format!("error: {}: {reason}", target.label()));
+                session
+                    .output
+                    .say(format!("error: {}: {reason}", target.label()));
                 exit = exit.worse(Exit::JobFailed);
             }
         }
@@ -323,7 +348,11 @@ async fn until_one(session: &mut Session, goal: &Goal, target: &Target) -> Resul
             }
             return Err(Error::State(format!(
                 "failed to {attempted}: {}",
-                if uid.is_some() { "it was deleted" } else { "it does not exist" }
+                if uid.is_some() {
+                    "it was deleted"
+                } else {
+                    "it does not exist"
+                }
             )));
         };
         let current = object["metadata"]["uid"].clone();
@@ -334,7 +363,9 @@ async fn until_one(session: &mut Session, goal: &Goal, target: &Target) -> Resul
         if let Some(met) = judge(&object) {
             return Ok(met);
         }
-        let revision = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        let revision = object["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default();
         let mut stream = match watch.take() {
             Some(mut watch) => {
                 watch.resume_at(revision);

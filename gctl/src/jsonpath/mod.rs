@@ -179,7 +179,10 @@ mod tests {
             ("{.items[0].metadata.labels['x.y/z']}", "1"),
             ("{.items[0].metadata.labels.x\\.y/z}", "1"),
             ("{.items[-1].metadata.name}", "b"),
-            ("{.items[0]['metadata','status']['name','phase']}", "a Running"),
+            (
+                "{.items[0]['metadata','status']['name','phase']}",
+                "a Running",
+            ),
             ("{['it\\'s'].deep[1:3]}", "2 3"),
             ("{['it\\'s'].deep[::2]}", "1 3"),
             ("{['it\\'s'].deep[0,3]}", "1 4"),
@@ -224,6 +227,13 @@ mod tests {
         .map(|text| Template::parse(text).unwrap_err().to_string())
         .collect();
         insta::assert_snapshot!(errors.join("\n"), @r#"
+        invalid jsonpath `{.a`: `}` expected at the end
+        invalid jsonpath `{.a[}`: an index, a quoted name, `*` or `?(` expected at character 5, found `}`
+        invalid jsonpath `{range .items[*]}{.x}`: `{range}` without `{end}`
+        invalid jsonpath `{end}`: `{end}` without `{range}` before character 5
+        invalid jsonpath `{.a[?(@.b==)]}`: a path, a number, true, false or a quoted text expected at character 12, found `)`
+        invalid jsonpath `{"open}`: text without closing quote from character 2
+        invalid jsonpath `{.a[1:2:0]}`: the step of a slice is at least 1
         "#);
     }
 

@@ -94,7 +94,10 @@ impl Parser {
                 return if depth > 0 {
                     Ok(pieces)
                 } else {
-                    Err(format!("`{{end}}` without `{{range}}` before character {}", self.at))
+                    Err(format!(
+                        "`{{end}}` without `{{range}}` before character {}",
+                        self.at
+                    ))
                 };
             }
             if self.eat_word("range ") {
@@ -318,8 +321,9 @@ impl Parser {
                     .iter()
                     .take_while(|&&c| c.is_alphanumeric() || matches!(c, '-' | '+' | '.'))
                     .collect();
-                let value = serde_json::from_str(&word)
-                    .map_err(|_| self.wrong("a path, a number, true, false or a quoted text expected"))?;
+                let value = serde_json::from_str(&word).map_err(|_| {
+                    self.wrong("a path, a number, true, false or a quoted text expected")
+                })?;
                 self.at += word.chars().count();
                 Ok(Operand::Literal(value))
             }

@@ -108,7 +108,12 @@ mod tests {
 
     #[test]
     fn spans_are_read_with_and_without_units() {
-        for (text, millis) in [("0", 0), ("90", 90_000), ("1h30m", 5_400_000), ("500ms", 500)] {
+        for (text, millis) in [
+            ("0", 0),
+            ("90", 90_000),
+            ("1h30m", 5_400_000),
+            ("500ms", 500),
+        ] {
             assert_eq!(
                 parse_span(text),
                 Ok(std::time::Duration::from_millis(millis))

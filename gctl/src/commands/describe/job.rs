@@ -25,7 +25,10 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
             }),
         );
     } else if job.status.is_none() {
-        page.field("Waiting", "for the admission controller, which has not seen it yet");
+        page.field(
+            "Waiting",
+            "for the admission controller, which has not seen it yet",
+        );
     }
     page.optional("Message", status.message.as_ref());
     match &job.spec.script {
@@ -87,7 +90,11 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
         for (uuid, bytes) in &usage.peak_vram_bytes {
             page.field(
                 "Peak VRAM",
-                format!("{} on gpu {}", Quantity::from_bytes(*bytes).0, gpus.name(uuid)),
+                format!(
+                    "{} on gpu {}",
+                    Quantity::from_bytes(*bytes).0,
+                    gpus.name(uuid)
+                ),
             );
         }
         page.optional(
@@ -96,7 +103,9 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
         );
         page.optional(
             "Peak memory",
-            usage.peak_memory_bytes.map(|bytes| Quantity::from_bytes(bytes).0),
+            usage
+                .peak_memory_bytes
+                .map(|bytes| Quantity::from_bytes(bytes).0),
         );
     }
     page.table("Effective", &effective(status));
@@ -168,7 +177,11 @@ fn effective(status: &JobStatus) -> Vec<Vec<String>> {
 
 fn readable(name: &str, value: &Value) -> (String, String) {
     if let (Some(short), Some(bytes)) = (name.strip_suffix("Bytes"), value.as_u64()) {
-        let text = if bytes == 0 { "0".to_owned() } else { Quantity::from_bytes(bytes).0 };
+        let text = if bytes == 0 {
+            "0".to_owned()
+        } else {
+            Quantity::from_bytes(bytes).0
+        };
         return (short.to_owned(), text);
     }
     if let (Some(short), Some(millis)) = (name.strip_suffix("Millis"), value.as_u64()) {
@@ -189,7 +202,9 @@ fn attempts(records: &[AttemptRecord], now: Timestamp) -> Vec<Vec<String>> {
             record
                 .finish_time
                 .as_ref()
-                .map_or_else(String::new, |time| format!("{} ago", age::since(time.0, now))),
+                .map_or_else(String::new, |time| {
+                    format!("{} ago", age::since(time.0, now))
+                }),
             match (record.exit_code, record.signal) {
                 (Some(code), _) => code.to_string(),
                 (None, Some(signal)) => format!("signal {signal}"),
@@ -231,6 +246,29 @@ mod tests {
         let mut page = Page::default();
         let now = "2026-01-01T00:05:00Z".parse().unwrap();
         describe(&mut page, &job, &GpuIndex::default(), now);
-        insta::assert_snapshot!(page.finish(), @"");
+        insta::assert_snapshot!(page.finish(), @r#"
+        Phase:         Pending
+        Waiting:       InsufficientVram: needs 20Gi on one GPU; 14Gi free on n1
+        Command:       sh -c 'echo '\''hi there'\'''
+        Environment:   A=1
+        Attempt:       1
+        Effective:
+          FIELD                           VALUE     FROM
+          cpu                             1         Default
+          fenceAction                     Freeze    Default
+          fenceSeconds                    2400      Default
+          gpus                            1         Job
+          memory                          0         Default
+          onNodeLost                      Wait      Default
+          onPreemption                    Requeue   Default
+          preemptible                     false     Default
+          priority                        10        Queue
+          queue                           default   Default
+          terminationGracePeriodSeconds   30        Default
+          vram                            20Gi      Profile
+        Earlier attempts:
+          ATTEMPT   NODE   ENDED    EXIT   REASON
+          1         n1     5m ago   3      Drained
+        "#);
     }
 }

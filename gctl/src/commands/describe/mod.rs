@@ -38,7 +38,11 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     if named {
         for target in session.targets(&args.resources).await? {
             let attempted = format!("describe {}", target.label());
-            match session.api.get(&target.path(), crate::api::JSON, &attempted).await {
+            match session
+                .api
+                .get(&target.path(), crate::api::JSON, &attempted)
+                .await
+            {
                 Ok(object) => found.push((target, object)),
                 Err(error) => {
                     session.output.complain(&error);
@@ -63,7 +67,10 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
                 let target = Target {
                     resource: resource.clone(),
                     namespace: item["metadata"]["namespace"].as_str().map(str::to_owned),
-                    name: item["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+                    name: item["metadata"]["name"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned(),
                 };
                 found.push((target, item));
             }
@@ -87,7 +94,10 @@ async fn describe(session: &mut Session, target: &Target, object: Value) -> Resu
     let events = events(session, target, &object).await;
     let mut page = Page::default();
     text::metadata(&mut page, &object, now);
-    match (target.resource.group.as_str(), target.resource.plural.as_str()) {
+    match (
+        target.resource.group.as_str(),
+        target.resource.plural.as_str(),
+    ) {
         (crds::GROUP, "jobs") => match follow::read_job(object.clone()) {
             Some(job) => {
                 let gpus = known_gpus(session).await;
@@ -173,7 +183,13 @@ fn event_rows(events: &[Value], now: jiff::Timestamp) -> Vec<Vec<String>> {
     };
     let mut sorted: Vec<_> = events.iter().collect();
     sorted.sort_by_key(|event| time(event));
-    let mut rows = vec![text::cells(["LAST SEEN", "TYPE", "REASON", "FROM", "MESSAGE"])];
+    let mut rows = vec![text::cells([
+        "LAST SEEN",
+        "TYPE",
+        "REASON",
+        "FROM",
+        "MESSAGE",
+    ])];
     for event in sorted {
         let from = [&event["source"]["component"], &event["reportingComponent"]]
             .into_iter()

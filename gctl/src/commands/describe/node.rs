@@ -80,7 +80,9 @@ fn gpu_rows(status: &crds::NodeStatus, jobs: &[Job]) -> Vec<Vec<String>> {
     if status.gpus.is_empty() {
         return Vec::new();
     }
-    let mut rows = vec![cells(["GPU", "MODEL", "MEMORY", "CHARGED", "JOBS", "HEALTH"])];
+    let mut rows = vec![cells([
+        "GPU", "MODEL", "MEMORY", "CHARGED", "JOBS", "HEALTH",
+    ])];
     for gpu in &status.gpus {
         let mut charged = 0;
         let mut names = Vec::new();
@@ -99,7 +101,11 @@ fn gpu_rows(status: &crds::NodeStatus, jobs: &[Job]) -> Vec<Vec<String>> {
         } else {
             gpu.model.clone()
         };
-        let mut health = if gpu.healthy { "healthy".to_owned() } else { "unhealthy".to_owned() };
+        let mut health = if gpu.healthy {
+            "healthy".to_owned()
+        } else {
+            "unhealthy".to_owned()
+        };
         if let Some(message) = &gpu.health_message {
             health.push_str(&format!(": {message}"));
         }
@@ -120,8 +126,16 @@ fn gpu_rows(status: &crds::NodeStatus, jobs: &[Job]) -> Vec<Vec<String>> {
             gpu.index.to_string(),
             model,
             Quantity::from_bytes(gpu.memory_bytes).0,
-            if charged == 0 { "0".to_owned() } else { Quantity::from_bytes(charged).0 },
-            if names.is_empty() { "-".to_owned() } else { names.join(",") },
+            if charged == 0 {
+                "0".to_owned()
+            } else {
+                Quantity::from_bytes(charged).0
+            },
+            if names.is_empty() {
+                "-".to_owned()
+            } else {
+                names.join(",")
+            },
             health,
         ]);
     }
@@ -132,10 +146,20 @@ fn job_rows(jobs: &[Job], now: Timestamp) -> Vec<Vec<String>> {
     if jobs.is_empty() {
         return Vec::new();
     }
-    let mut rows = vec![cells(["NAMESPACE", "NAME", "PHASE", "CPU", "GPUS", "RUNNING FOR"])];
+    let mut rows = vec![cells([
+        "NAMESPACE",
+        "NAME",
+        "PHASE",
+        "CPU",
+        "GPUS",
+        "RUNNING FOR",
+    ])];
     for (job, binding) in bindings(jobs) {
         let (namespace, name) = follow::key_of(job);
-        let start = job.status.as_ref().and_then(|status| status.start_time.clone());
+        let start = job
+            .status
+            .as_ref()
+            .and_then(|status| status.start_time.clone());
         rows.push(vec![
             namespace,
             name,

@@ -17,7 +17,8 @@ impl Page {
     pub(super) fn field(&mut self, name: &str, value: impl AsRef<str>) {
         let mut label = format!("{name}:");
         for line in value.as_ref().lines() {
-            self.fields.push(vec![std::mem::take(&mut label), line.to_owned()]);
+            self.fields
+                .push(vec![std::mem::take(&mut label), line.to_owned()]);
         }
         if !label.is_empty() {
             self.fields.push(vec![label, "<none>".to_owned()]);
@@ -53,7 +54,8 @@ impl Page {
     }
 
     fn flush(&mut self) {
-        self.text.push_str(&table::render(&std::mem::take(&mut self.fields)));
+        self.text
+            .push_str(&table::render(&std::mem::take(&mut self.fields)));
     }
 
     pub(super) fn finish(mut self) -> String {
@@ -98,7 +100,10 @@ pub(super) fn metadata(page: &mut Page, object: &Value, now: Timestamp) {
             .join(", ");
         page.field(
             "Deleting",
-            format!("since {deleted}, held by {}", if held.is_empty() { "nothing" } else { &held }),
+            format!(
+                "since {deleted}, held by {}",
+                if held.is_empty() { "nothing" } else { &held }
+            ),
         );
     }
     for owner in metadata["ownerReferences"].as_array().into_iter().flatten() {
