@@ -1,10 +1,5 @@
 //! `Profile`: a named bundle of resources and defaults, with optional rules that match commands to it.
 
-#![expect(
-    clippy::duplicated_attributes,
-    reason = "printer columns repeat the name of their type"
-)]
-
 use std::collections::BTreeMap;
 
 use kube::CustomResource;

@@ -4,7 +4,8 @@
 //! is bound while one before it could have been. Within a call nothing is ever freed, so a class that did not fit is not
 //! tried again. A waiting job is told its reason once, and again only when the class of the reason is another.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Entry};
@@ -14,7 +15,8 @@ use crate::input::{
     BoundJob, Bytes, Exclusive, GpuRequest, GpuUuid, Job, JobUid, MilliCpu, Millis, NodeName,
     Requirements,
 };
-use crate::pending::{Blocked, Class, ClassId, OrderKey};
+use crate::node_state::NodeState;
+use crate::pending::{Blocked, Class, ClassId, Known, OrderKey};
 
 /// Where a job goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,58 +140,66 @@ impl Cluster {
         };
         if let Some(why) = self.queue_reason(&key.queue, &key.requirements) {
             blocked.by_queue = true;
-            self.pending.block(id, blocked, Some(why.class()));
+            self.pending.block(id, blocked);
+            self.pending.set_reason(id, why.known());
             return Tried::Waits;
         }
+        let needs = &key.requirements;
         let before = class.blocked.filter(|blocked| !blocked.by_queue);
-        let known_reason = class.reason;
-        let (best, same_reason) = match before {
-            None => self.best_node(&key.requirements, self.nodes.keys(), None),
+        let (best, news) = match before {
+            None => (self.best_node(needs, self.candidates(needs), None).0, true),
             Some(before) => {
                 let freed = self.freed.range(before.at + 1..).map(|(_, name)| name);
-                self.best_node(&key.requirements, freed, known_reason)
+                let asked =
+                    freed.filter(|name| needs.node_name.as_ref().is_none_or(|pin| pin == *name));
+                let states = asked.filter_map(|name| self.nodes.get_key_value(name));
+                let (best, news) = self.best_node(needs, states, class.reason.as_ref());
+                (best, news || before.shape != self.shape)
             }
         };
         if let Some(node) = best {
             return Tried::Fits(node);
         }
-        // The nodes that were asked fail for the reason that is known: nothing new to say.
-        if same_reason && before.is_some_and(|before| before.shape == self.shape) {
-            self.pending.block(id, blocked, None);
-            return Tried::Waits;
+        if news {
+            if self.settled
+                && let Some(why) = self.never(needs)
+            {
+                return Tried::Never(Arc::new(why));
+            }
+            let why = self.node_reason(needs);
+            self.pending.set_reason(id, why.known());
         }
-        if self.settled
-            && let Some(why) = self.never(&key.requirements)
-        {
-            return Tried::Never(Arc::new(why));
-        }
-        let why = self.node_reason(&key.requirements);
-        self.pending.block(id, blocked, Some(why.class()));
+        self.pending.block(id, blocked);
         Tried::Waits
     }
 
-    /// The best of some nodes, and whether all that fail do so for the reason that is known.
+    /// The best of some nodes, and whether those that fail may change the reason that is known. They do not when they
+    /// fail for the same class of reasons, or for a farther one while the node that the reason is judged by is another.
     fn best_node<'a>(
         &'a self,
         needs: &Requirements,
-        names: impl Iterator<Item = &'a NodeName>,
-        known: Option<crate::reason::ReasonClass>,
+        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
+        known: Option<&Known>,
     ) -> (Option<NodeName>, bool) {
         let mut best: Option<(Score, &NodeName)> = None;
-        let mut same = known.is_some();
-        for name in names {
-            let Some(state) = self.nodes.get(name).filter(|state| state.facts.is_some()) else {
-                continue;
-            };
+        let mut news = false;
+        for (name, state) in nodes {
             match fit::fit(needs, name, state) {
                 Ok(score) if best.is_none_or(|least| (score, name) < least) => {
                     best = Some((score, name));
                 }
                 Ok(_) => {}
-                Err(misfit) => same = same && Some(misfit.class()) == known,
+                Err(misfit) => {
+                    news = news
+                        || known.is_none_or(|known| match misfit.class().cmp(&known.class) {
+                            Ordering::Equal => false,
+                            Ordering::Greater => true,
+                            Ordering::Less => known.judged_by.as_ref().is_none_or(|by| by == name),
+                        });
+                }
             }
         }
-        (best.map(|(_, name)| name.clone()), same)
+        (best.map(|(_, name)| name.clone()), news)
     }
 
     /// Moves a job from the waiting to the assumed ones.
@@ -199,6 +209,11 @@ impl Cluster {
         };
         let (job, class) = (job.clone(), *class);
         let placement = self.placement(&job, node)?;
+        let broken = if cfg!(debug_assertions) {
+            self.check_node(node)
+        } else {
+            Vec::new()
+        };
         self.pending.remove(class, &job);
         let bound = BoundJob {
             uid: uid.clone(),
@@ -215,7 +230,13 @@ impl Cluster {
         let node = node.clone();
         self.jobs.insert(uid.clone(), Entry::Assumed { job, node });
         self.hold(bound);
-        debug_assert_eq!(self.check_node(&placement.node), Vec::new());
+        debug_assert!(
+            self.check_node(&placement.node)
+                .iter()
+                .all(|now| broken.contains(now)),
+            "a decision broke an invariant: {:?}",
+            self.check_node(&placement.node)
+        );
         Some(placement)
     }
 
@@ -261,7 +282,7 @@ impl Cluster {
                 heads.insert((order, *id));
             }
         }
-        let mut reasons = std::collections::BTreeMap::new();
+        let mut reasons = BTreeMap::new();
         while decisions.len() < limit
             && let Some((order, id)) = heads.pop_first()
         {
@@ -294,9 +315,7 @@ impl Cluster {
             Some(why) => why,
             None => self.node_reason(&key.requirements),
         };
-        if let Some(class) = self.pending.classes.get_mut(&id) {
-            class.reason = Some(why.class());
-        }
+        self.pending.set_reason(id, why.known());
         Some(why)
     }
 }

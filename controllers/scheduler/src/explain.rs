@@ -6,6 +6,8 @@ use std::fmt;
 use crate::cluster::{Cluster, Entry, Usage};
 use crate::fit;
 use crate::input::{Bytes, GpuRequest, JobUid, MilliCpu, NodeName, QueueName, Requirements};
+use crate::node_state::NodeState;
+use crate::pending::Known;
 use crate::reason::{Misfit, ReasonClass};
 
 /// Why a job waits, or could never run.
@@ -98,6 +100,23 @@ impl Explanation {
     }
 }
 
+impl Explanation {
+    pub(crate) fn known(&self) -> Known {
+        let judged_by = match self {
+            Explanation::Nodes(reasons) => reasons.items.first().map(|item| item.best.clone()),
+            Explanation::QueuePaused { .. }
+            | Explanation::QuotaExceeded { .. }
+            | Explanation::Never(_)
+            | Explanation::PinMissing { .. }
+            | Explanation::NoNodes => None,
+        };
+        Known {
+            class: self.class(),
+            judged_by,
+        }
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,9 +190,9 @@ impl Cluster {
         if let Some(why) = self.queue_reason(&job.queue, needs) {
             return Some(Standing::Waits(why));
         }
-        let known = self.nodes.iter().filter(|(_, state)| state.facts.is_some());
+        let candidates = self.candidates(needs);
         let scores =
-            known.filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name)));
+            candidates.filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name)));
         Some(match scores.min() {
             Some((_, name)) => Standing::Fits(name.clone()),
             None => Standing::Waits(self.node_reason(needs)),
@@ -192,6 +211,23 @@ impl Cluster {
             .collect()
     }
 
+    /// The known nodes that a job is judged against: all, or the one that it is pinned to.
+    pub(crate) fn candidates<'a>(
+        &'a self,
+        needs: &'a Requirements,
+    ) -> impl Iterator<Item = (&'a NodeName, &'a NodeState)> {
+        let pinned = needs
+            .node_name
+            .as_ref()
+            .map(|pin| self.nodes.get_key_value(pin));
+        let all = pinned.is_none().then(|| self.nodes.iter());
+        let nodes = pinned
+            .flatten()
+            .into_iter()
+            .chain(all.into_iter().flatten());
+        nodes.filter(|(_, state)| state.facts.is_some())
+    }
+
     /// Why no node takes a job now.
     pub(crate) fn node_reason(&self, needs: &Requirements) -> Explanation {
         if let Some(pin) = &needs.node_name
@@ -202,8 +238,7 @@ impl Cluster {
         {
             return Explanation::PinMissing { node: pin.clone() };
         }
-        let known = self.nodes.iter().filter(|(_, state)| state.facts.is_some());
-        let reasons = summarise(known.map(|(name, state)| {
+        let reasons = summarise(self.candidates(needs).map(|(name, state)| {
             let first = fit::misfits(needs, name, state, false).into_iter().next();
             (name, first)
         }));
@@ -215,21 +250,14 @@ impl Cluster {
 
     /// Why no known node could ever run a job; `None` when one could, or none is known.
     pub(crate) fn never(&self, needs: &Requirements) -> Option<Explanation> {
-        let known = || self.nodes.iter().filter(|(_, state)| state.facts.is_some());
-        if let Some(pin) = &needs.node_name
-            && self
-                .nodes
-                .get(pin)
-                .is_none_or(|state| state.facts.is_none())
-        {
+        let against = || {
+            let candidates = self.candidates(needs);
+            candidates.map(|(name, state)| (name, fit::could_ever(needs, name, state).err()))
+        };
+        if against().any(|(_, misfit)| misfit.is_none()) {
             return None;
         }
-        if known().any(|(name, state)| fit::could_ever(needs, name, state).is_ok()) {
-            return None;
-        }
-        let against =
-            known().map(|(name, state)| (name, fit::could_ever(needs, name, state).err()));
-        summarise(against).map(Explanation::Never)
+        summarise(against()).map(Explanation::Never)
     }
 
     /// Why a job's queue keeps it now.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::input::{Job, JobUid, QueueName, Requirements};
+use crate::input::{Job, JobUid, NodeName, QueueName, Requirements};
 use crate::reason::ReasonClass;
 
 /// A job's place in the order: priority, then enqueue time, then uid. Less is first.
@@ -45,8 +45,17 @@ pub(crate) struct Class {
     pub(crate) untold: BTreeSet<OrderKey>,
     /// Set when the class did not fit; cleared when it must be tried on everything again.
     pub(crate) blocked: Option<Blocked>,
-    /// The class of the reason that the told jobs know.
-    pub(crate) reason: Option<ReasonClass>,
+    /// The class of the reason that the told jobs know, and the node that it is judged by.
+    pub(crate) reason: Option<Known>,
+}
+
+/// A reason that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its class.
+    pub(crate) class: ReasonClass,
+    /// The node nearest to a fit, for reasons of nodes.
+    pub(crate) judged_by: Option<NodeName>,
 }
 
 /// A failed try.
@@ -120,19 +129,23 @@ impl Pending {
         }
     }
 
+    /// Records that a class did not fit.
+    pub(crate) fn block(&mut self, id: ClassId, blocked: Blocked) {
+        if let Some(class) = self.classes.get_mut(&id) {
+            class.blocked = Some(blocked);
+        }
+    }
+
     /// Records why a class waits; its jobs are told again when the class of the reason is another than before.
-    pub(crate) fn block(&mut self, id: ClassId, blocked: Blocked, reason: Option<ReasonClass>) {
+    pub(crate) fn set_reason(&mut self, id: ClassId, reason: Known) {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        class.blocked = Some(blocked);
-        if let Some(reason) = reason
-            && class.reason != Some(reason)
-        {
-            class.reason = Some(reason);
+        if class.reason.as_ref().map(|known| known.class) != Some(reason.class) {
             class.untold = class.jobs.clone();
             self.to_tell.insert(id);
         }
+        class.reason = Some(reason);
     }
 
     /// Marks a job as told.
