@@ -1,0 +1,388 @@
+//! Decides what to do about one job on this node. Pure: no I/O, no clock, no memory of its own.
+//!
+//! # Guarantees
+//!
+//! - Nothing is started unless the job, as the server holds it now, bears this node's claim of this boot for the
+//!   current attempt, and nothing of that attempt is known here.
+//! - Only "gone", another node or another attempt stops a process that nobody asked to stop; not knowing never does.
+//! - An end is reported until the server's copy says so, and an attempt is let go only then.
+
+use crds::job_status::{Claim, JobStatus, Release, Stop, StopReason, Usage};
+use crds::phase::{self, Exit};
+use crds::{Job, Phase};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+
+use crate::attempt::{Ended, SignalCause};
+
+/// Word that starts the reason of a refusal in the attempt's record.
+pub(crate) const REFUSED: &str = "Refused";
+/// Longest pause before another refusal of the same job.
+const LONGEST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What is known of the job.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen<'a> {
+    /// Nothing for sure: a hint came that it is gone, or a write's answer was lost.
+    Unverified,
+    /// The server said that there is no such job.
+    Gone,
+    /// The job; `fresh` when it came from an answer of the server to this agent, not from the watch.
+    Job { job: &'a Job, fresh: bool },
+}
+
+/// What is known here of one attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Local<'a> {
+    pub(crate) attempt: u32,
+    pub(crate) grace_secs: u32,
+    pub(crate) state: LocalState<'a>,
+}
+
+/// How far an attempt has come here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LocalState<'a> {
+    /// It runs, or is about to; with the time of KILL if a stop was passed on.
+    Active { kill_at: Option<Timestamp> },
+    /// It ended. `report` is false while the last of its output is still being sent.
+    Ended {
+        ended: &'a Ended,
+        usage: Option<&'a Usage>,
+        report: bool,
+    },
+}
+
+/// The world as far as one job is concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed<'a> {
+    pub(crate) node_name: &'a str,
+    pub(crate) boot_id: &'a str,
+    pub(crate) seen: Seen<'a>,
+    /// Attempts of the job that are known here, ascending.
+    pub(crate) locals: Vec<Local<'a>>,
+    /// Why the binding does not fit beside what runs here.
+    pub(crate) misfit: Option<String>,
+    /// True when this agent takes no new attempts.
+    pub(crate) closing: bool,
+    /// True when this agent ends with its jobs.
+    pub(crate) stop_all: bool,
+    pub(crate) now: Timestamp,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// Read the job by name.
+    Read,
+    /// Write the status, on the version that was seen.
+    Write(Write, Box<JobStatus>),
+    /// Start the current attempt.
+    Start { attempt: u32 },
+    /// Pass on a stop.
+    Stop { attempt: u32, kill_at: Timestamp },
+    /// Nothing needs the attempt here any more, once its output is safe; `keep_output` is false when nobody could read
+    /// it.
+    LetGo { attempt: u32, keep_output: bool },
+}
+
+/// What a status write is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// The permit to start.
+    Claim,
+    /// Back to the queue: it does not fit.
+    Refuse,
+    /// An attempt ended, or ends without having run.
+    End,
+}
+
+/// What to do, and when to look again without any news.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) actions: Vec<Action>,
+    pub(crate) look_again: Option<Timestamp>,
+}
+
+/// Decides what one job needs of this node now.
+pub(crate) fn decide(observed: &Observed<'_>) -> Plan {
+    match observed.seen {
+        Seen::Unverified => Plan {
+            actions: vec![Action::Read],
+            look_again: None,
+        },
+        Seen::Gone => Plan {
+            actions: abandon(observed, None, false),
+            look_again: None,
+        },
+        Seen::Job { job, fresh } => {
+            let status = job.status.clone().unwrap_or_default();
+            let bound = status
+                .binding
+                .as_ref()
+                .is_some_and(|binding| binding.node_name == observed.node_name);
+            let current = (bound && status.outcome.is_none()).then_some(status.attempt);
+            let mut plan = Plan {
+                actions: abandon(observed, current, true),
+                look_again: None,
+            };
+            if current.is_some() {
+                attend(observed, job, &status, fresh, &mut plan);
+            }
+            plan
+        }
+    }
+}
+
+/// Attempts that are not the current one here: what runs is stopped, what ended is let go.
+fn abandon(observed: &Observed<'_>, current: Option<u32>, keep_output: bool) -> Vec<Action> {
+    let others = observed
+        .locals
+        .iter()
+        .filter(|local| Some(local.attempt) != current);
+    others
+        .filter_map(|local| match local.state {
+            LocalState::Active { kill_at: Some(_) } => None,
+            LocalState::Active { kill_at: None } => Some(Action::Stop {
+                attempt: local.attempt,
+                kill_at: grace_end(observed, Some(local)),
+            }),
+            LocalState::Ended { .. } => Some(Action::LetGo {
+                attempt: local.attempt,
+                keep_output,
+            }),
+        })
+        .collect()
+}
+
+/// The current attempt of a job that is bound here and has not ended.
+fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, plan: &mut Plan) {
+    let attempt = status.attempt;
+    let reported = status
+        .release
+        .as_ref()
+        .is_some_and(|release| release.attempt == attempt);
+    let stop = phase::current_stop(status);
+    let local = observed
+        .locals
+        .iter()
+        .find(|local| local.attempt == attempt);
+    match local.map(|local| local.state) {
+        Some(LocalState::Ended { .. }) if reported => plan.actions.push(Action::LetGo {
+            attempt,
+            keep_output: true,
+        }),
+        Some(LocalState::Ended { report: false, .. }) => {}
+        Some(LocalState::Ended { ended, usage, .. }) => {
+            let next = end(observed, job, status, ended, usage);
+            plan.actions.push(Action::Write(Write::End, Box::new(next)));
+        }
+        Some(LocalState::Active { kill_at }) => {
+            let own = observed.stop_all.then(|| grace_end(observed, local));
+            let wanted = stop
+                .map(|stop| stop.deadline.0)
+                .into_iter()
+                .chain(own)
+                .min();
+            if let Some(wanted) = wanted
+                && kill_at.is_none_or(|kill_at| wanted < kill_at)
+            {
+                plan.actions.push(Action::Stop {
+                    attempt,
+                    kill_at: wanted,
+                });
+            }
+        }
+        None if reported || status.finish_time.is_some() => {}
+        None => match phase::current_claim(status) {
+            // The watch may lag behind what this agent itself wrote, so nothing starts on its word.
+            Some(_) if !fresh => plan.actions.push(Action::Read),
+            Some(claim) => claimed(observed, job, status, claim, plan),
+            None => unclaimed(observed, job, status, plan),
+        },
+    }
+}
+
+fn grace_end(observed: &Observed<'_>, local: Option<&Local<'_>>) -> Timestamp {
+    let secs = local.map_or(0, |local| i64::from(local.grace_secs));
+    observed.now + SignedDuration::from_secs(secs)
+}
+
+/// Claimed by this node, and nothing is known of it here.
+fn claimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, claim: &Claim, plan: &mut Plan) {
+    if claim.boot_id != observed.boot_id {
+        let lost = Ended {
+            finished_micros: Some(observed.now.as_microsecond()),
+            lost: Some("the node was started anew while the attempt ran".to_owned()),
+            ..Ended::default()
+        };
+        let next = end(observed, job, status, &lost, None);
+        plan.actions.push(Action::Write(Write::End, Box::new(next)));
+    } else if phase::current_stop(status).is_some() {
+        let next = end(observed, job, status, &unstarted(observed.now), None);
+        plan.actions.push(Action::Write(Write::End, Box::new(next)));
+    } else if !observed.closing {
+        plan.actions.push(Action::Start {
+            attempt: status.attempt,
+        });
+    }
+}
+
+fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut Plan) {
+    if phase::current_stop(status).is_some() {
+        let next = end(observed, job, status, &unstarted(observed.now), None);
+        plan.actions.push(Action::Write(Write::End, Box::new(next)));
+        return;
+    }
+    // Whoever wants these to end writes a stop; until then they are not begun.
+    let ending = job.metadata.deletion_timestamp.is_some()
+        || job.spec.cancel == Some(true)
+        || job.spec.suspend == Some(true);
+    if ending || observed.closing {
+        return;
+    }
+    match &observed.misfit {
+        None => {
+            let mut next = status.clone();
+            next.claim = Some(Claim {
+                node_name: observed.node_name.to_owned(),
+                boot_id: observed.boot_id.to_owned(),
+                attempt: status.attempt,
+                time: Some(micro(observed.now)),
+            });
+            next.start_time = Some(micro(observed.now));
+            next.phase = Some(phase::derive(&next));
+            plan.actions
+                .push(Action::Write(Write::Claim, Box::new(next)));
+        }
+        Some(reason) => {
+            let due = refusal_due(status, observed.now);
+            if due <= observed.now {
+                let next = phase::requeue(status, &format!("{REFUSED}: {reason}"));
+                plan.actions
+                    .push(Action::Write(Write::Refuse, Box::new(next)));
+            } else {
+                plan.look_again = Some(due);
+            }
+        }
+    }
+}
+
+/// A job that is refused again and again is refused ever later, so that agent and placement do not spin.
+fn refusal_due(status: &JobStatus, now: Timestamp) -> Timestamp {
+    let refused = status
+        .attempts
+        .iter()
+        .rev()
+        .take_while(|record| {
+            let reason = record.reason.as_deref().unwrap_or_default();
+            reason.starts_with(REFUSED)
+        })
+        .count();
+    let Some(bound) = status
+        .binding
+        .as_ref()
+        .and_then(|binding| binding.time.as_ref())
+    else {
+        return now;
+    };
+    let pause = match u32::try_from(refused).unwrap_or(u32::MAX) {
+        0 => SignedDuration::ZERO,
+        refused => {
+            SignedDuration::from_secs(1_i64 << (refused - 1).min(6)).min(LONGEST_REFUSAL_PAUSE)
+        }
+    };
+    // A binding from the future (another host's clock) does not delay beyond the pause itself.
+    bound.0.min(now).saturating_add(pause).unwrap_or(now)
+}
+
+fn unstarted(now: Timestamp) -> Ended {
+    Ended {
+        finished_micros: Some(now.as_microsecond()),
+        signalled: Some(SignalCause::Stop),
+        ..Ended::default()
+    }
+}
+
+/// The status after an attempt ended, or ends without having run.
+fn end(
+    observed: &Observed<'_>,
+    job: &Job,
+    status: &JobStatus,
+    ended: &Ended,
+    usage: Option<&Usage>,
+) -> JobStatus {
+    let mut next = status.clone();
+    let attempt = status.attempt;
+    let finished = ended
+        .finished_micros
+        .and_then(|micros| Timestamp::from_microsecond(micros).ok())
+        .unwrap_or(observed.now);
+    if let Some((reason, words)) = own_stop(&next, ended) {
+        let wanted = Stop {
+            attempt,
+            reason,
+            by: format!("agent/{}", observed.node_name),
+            deadline: Time(finished),
+            message: Some(words.to_owned()),
+        };
+        if let Some(stop) = phase::raise_stop(next.stop.as_ref(), wanted) {
+            next.stop = Some(stop);
+        }
+    }
+    let exit = Exit {
+        code: ended.code,
+        signal: ended.signal,
+        signalled_first: ended.signalled.is_some(),
+        start_error: ended.start_error.clone(),
+    };
+    next.start_time = ended
+        .started_micros
+        .and_then(|micros| Timestamp::from_microsecond(micros).ok())
+        .map(micro);
+    next.finish_time = Some(micro(finished));
+    next.exit_code = ended.code;
+    next.signal = ended.signal;
+    next.usage = merged_usage(usage, ended);
+    next.release = Some(Release {
+        attempt,
+        time: Some(micro(observed.now)),
+    });
+    next.outcome = phase::verdict(&job.spec, &next, &exit);
+    next.phase = Some(phase::derive(&next));
+    next.message = match (&ended.lost, next.phase) {
+        (_, Some(Phase::Succeeded)) => None,
+        (Some(lost), _) => Some(lost.clone()),
+        (None, _) => Some(phase::terminal_message(&next, &exit)),
+    };
+    next
+}
+
+/// The stop that this agent itself is answerable for, if one.
+fn own_stop(status: &JobStatus, ended: &Ended) -> Option<(StopReason, &'static str)> {
+    match ended.signalled {
+        None => None,
+        Some(SignalCause::Deadline) => {
+            Some((StopReason::TimedOut, "the wall-clock limit was reached"))
+        }
+        // Nobody asked by the API, so it was this node's own end that stopped the attempt.
+        Some(SignalCause::Stop) => phase::current_stop(status).is_none().then_some((
+            StopReason::Drained,
+            "the node's agent was ended with its jobs",
+        )),
+    }
+}
+
+fn merged_usage(gpu: Option<&Usage>, ended: &Ended) -> Option<Usage> {
+    let mut usage = gpu.cloned().unwrap_or_default();
+    usage.cpu_time_millis = ended.cpu_millis;
+    usage.peak_memory_bytes = ended.peak_memory_bytes;
+    (usage != Usage::default()).then_some(usage)
+}
+
+fn micro(time: Timestamp) -> MicroTime {
+    MicroTime(time)
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

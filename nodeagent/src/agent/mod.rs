@@ -1,0 +1,186 @@
+//! The agent: watches the jobs bound to its node and makes it so.
+//!
+//! ```text
+//! watch -> jobs seen --+                      +-> status writes (32 at once)
+//!                      +-> decide (pure) -----+-> runner: start, stop, forget
+//! runner -> attempts --+                      +-> log stream
+//! ```
+//!
+//! - `decide` says what one job needs of this node; `shell` executes it and chooses nothing.
+//! - `capacity` is the last arbiter of what fits. `operations` are the calls to the API, `logs` the log stream.
+//! - `crate::node` keeps the Node object and its Lease beside this.
+
+mod capacity;
+mod decide;
+mod logs;
+pub(crate) mod operations;
+mod shell;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::AttemptId;
+use crate::gpu::GpuSource;
+use crate::node;
+use crate::runner::{Runner, RunnerError};
+use capacity::{Capacity, GpuCapacity};
+
+/// The time, passed in.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What an agent is made of.
+#[derive(Clone)]
+pub struct Options {
+    /// Name of the Node object this agent keeps, and of its Lease.
+    pub node_name: String,
+    /// Runs the attempts. Its data directory, if it has one, is the runner's own matter.
+    pub runner: Arc<dyn Runner>,
+    /// Where GPUs come from. Default: NVML.
+    pub gpus: GpuSource,
+    /// The time. Default: the system's.
+    pub clock: Clock,
+    /// Labels for the Node, beside the ones it always has.
+    pub labels: BTreeMap<String, String>,
+    /// Thousandths of a core that are offered. Default: what the machine has.
+    pub cpu_millis: Option<u64>,
+    /// Bytes of host memory that are offered. Default: what the machine has.
+    pub memory_bytes: Option<u64>,
+    /// Boot id. Default: the kernel's.
+    pub boot_id: Option<String>,
+    /// User that jobs run as when they name none. Without it, an agent that is root refuses such jobs, and another runs
+    /// them as its own user.
+    pub default_user: Option<String>,
+    /// Set before the shutdown: stop the jobs too, instead of leaving them to be adopted.
+    pub stop_jobs: Arc<AtomicBool>,
+}
+
+impl Options {
+    /// The defaults for a node and a runner.
+    pub fn new(node_name: impl Into<String>, runner: Arc<dyn Runner>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            runner,
+            gpus: GpuSource::default(),
+            clock: Arc::new(Timestamp::now),
+            labels: BTreeMap::new(),
+            cpu_millis: None,
+            memory_bytes: None,
+            boot_id: None,
+            default_user: None,
+            stop_jobs: Arc::new(AtomicBool::new(false)),
+        }
+    }
+}
+
+/// Why an agent could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The attempts of this host could not be taken over.
+    #[error("failed to take over the attempts of this host")]
+    Attach(#[source] RunnerError),
+    /// The runner ended.
+    #[error("the runner of attempts has ended")]
+    RunnerEnded,
+}
+
+/// What all parts of a running agent share.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) options: Options,
+    pub(crate) facts: node::Facts,
+    board: Mutex<Board>,
+}
+
+/// What the node's part and the jobs' part tell each other.
+#[derive(Default)]
+struct Board {
+    capacity: Capacity,
+    running: Vec<AttemptId>,
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.options.clock)()
+    }
+
+    fn board<T>(&self, act: impl FnOnce(&mut Board) -> T) -> T {
+        act(&mut self.board.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets the GPUs that the arbiter goes by.
+    pub(crate) fn set_gpus(&self, gpus: &[crds::node::GpuStatus]) {
+        let known = gpus.iter().map(|gpu| {
+            let unfit = (!gpu.healthy).then(|| gpu.health_message.clone().unwrap_or_default());
+            let bytes = gpu.memory_bytes.saturating_sub(gpu.reserved_bytes);
+            (gpu.uuid.clone(), GpuCapacity { bytes, unfit })
+        });
+        let known = known.collect();
+        self.board(|board| board.capacity.gpus = known);
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.board(|board| board.capacity.clone())
+    }
+
+    fn set_running(&self, running: Vec<AttemptId>) {
+        self.board(|board| board.running = running);
+    }
+
+    /// The attempts that run here now.
+    pub(crate) fn running(&self) -> Vec<AttemptId> {
+        self.board(|board| board.running.clone())
+    }
+
+    fn stops_jobs(&self) -> bool {
+        self.options.stop_jobs.load(Ordering::SeqCst)
+    }
+}
+
+/// Runs the agent of one node until `shutdown`. Jobs run on and are adopted by the next agent, unless `stop_jobs` is
+/// set by then.
+pub async fn run(
+    client: Client,
+    options: Options,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let attached = options.runner.attach().await.map_err(RunError::Attach)?;
+    let facts = node::Facts::gather(&options);
+    let mut inventory = node::open_inventory(&options).await;
+    let reading = inventory.read(&crate::gpu::Roots::default());
+    let context = Arc::new(Context {
+        board: Mutex::new(Board {
+            capacity: Capacity {
+                cpu_millis: facts.cpu_millis,
+                memory_bytes: facts.memory_bytes,
+                gpus: BTreeMap::new(),
+            },
+            running: Vec::new(),
+        }),
+        client,
+        options,
+        facts,
+    });
+    context.set_gpus(&reading.gpus);
+    // The Lease goes on while the jobs are being stopped, so the node's part ends last.
+    let node_shutdown = CancellationToken::new();
+    let keeper = node::keep(
+        Arc::clone(&context),
+        inventory,
+        reading,
+        node_shutdown.clone(),
+    );
+    let jobs = async {
+        let result = shell::Shell::new(Arc::clone(&context), attached)
+            .run(shutdown)
+            .await;
+        node_shutdown.cancel();
+        result
+    };
+    let ((), result) = tokio::join!(keeper, jobs);
+    result
+}

@@ -1,0 +1,359 @@
+//! The environment and the program of an attempt, built from nothing but the job and facts of the node.
+//!
+//! # Guarantees
+//!
+//! Nothing of the agent's own environment is passed on: no kubeconfig, no token, no path of its data. A job without
+//! GPUs gets an empty `CUDA_VISIBLE_DEVICES`, so that it sees none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::Job;
+use crds::job::EnvVar;
+use crds::job_status::Binding;
+use kube::ResourceExt;
+
+use crate::attempt::{AttemptId, Charge, Program, StartRequest};
+use crate::shim::command::DEFAULT_PATH;
+use crate::users::User;
+
+/// Secrets by name, each with its keys.
+pub(crate) type Secrets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
+
+/// Facts of the node that a start needs.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeFacts<'a> {
+    pub(crate) node_name: &'a str,
+    pub(crate) boot_id: &'a str,
+}
+
+/// Why a job cannot be started as it is written.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadStart {
+    /// A Secret is missing.
+    #[error("secret `{0}` was not found")]
+    NoSecret(String),
+    /// A key of a Secret is missing.
+    #[error("secret `{name}` has no key `{key}`")]
+    NoKey { name: String, key: String },
+    /// A value is not text.
+    #[error("key `{key}` of secret `{name}` is not UTF-8 text")]
+    NotText { name: String, key: String },
+    /// Neither command nor script.
+    #[error("the job has neither a command nor a script")]
+    NoProgram,
+    /// Containers are not run by this agent.
+    #[error("image `{0}` cannot be run: this node runs no containers")]
+    NoContainers(String),
+}
+
+/// The variables of a job in order: those of its profile, then its own.
+fn variables(job: &Job) -> impl Iterator<Item = &EnvVar> {
+    let effective = job
+        .status
+        .as_ref()
+        .and_then(|status| status.effective.as_ref());
+    effective
+        .into_iter()
+        .flat_map(|effective| &effective.env)
+        .chain(&job.spec.env)
+}
+
+/// Names of the Secrets that a start needs.
+pub(crate) fn secrets_needed(job: &Job) -> BTreeSet<String> {
+    variables(job)
+        .filter_map(|variable| variable.value_from.as_ref())
+        .map(|source| source.secret_key_ref.name.clone())
+        .collect()
+}
+
+/// What an attempt holds of the node.
+pub(crate) fn charge(binding: &Binding) -> Charge {
+    Charge {
+        gpus: binding.gpus.clone(),
+        vram_bytes: binding.vram_bytes,
+        whole_gpus: binding.whole_gpus,
+        cpu_millis: binding.cpu_millis,
+        memory_bytes: binding.memory_bytes,
+    }
+}
+
+/// The request that starts the current attempt of a job.
+pub(crate) fn start_request(
+    job: &Job,
+    node: &NodeFacts<'_>,
+    user: &User,
+    secrets: &Secrets,
+) -> Result<StartRequest, BadStart> {
+    if let Some(image) = &job.spec.image {
+        return Err(BadStart::NoContainers(image.clone()));
+    }
+    let status = job.status.clone().unwrap_or_default();
+    let binding = status.binding.clone().unwrap_or_default();
+    let program = match (&job.spec.script, job.spec.command.as_slice()) {
+        (Some(script), _) => Program::Script(script.clone()),
+        (None, []) => return Err(BadStart::NoProgram),
+        (None, words) => Program::Command(words.to_vec()),
+    };
+    let id = AttemptId {
+        uid: job.uid().unwrap_or_default(),
+        attempt: status.attempt,
+    };
+    let mut env = base(user);
+    for variable in variables(job) {
+        env.push((variable.name.clone(), value(variable, secrets)?));
+    }
+    env.extend(own(job, &binding, &id, node));
+    let effective = status.effective.as_ref();
+    Ok(StartRequest {
+        id,
+        namespace: job.namespace().unwrap_or_default(),
+        name: job.name_any(),
+        program,
+        env,
+        working_dir: job.spec.working_dir.clone(),
+        run_as: user.run_as.clone(),
+        grace_secs: grace_secs(job),
+        deadline_secs: effective
+            .and_then(|effective| effective.active_deadline_seconds.as_ref())
+            .map(|limit| limit.value)
+            .or(job.spec.active_deadline_seconds),
+        charge: charge(&binding),
+        boot_id: node.boot_id.to_owned(),
+    })
+}
+
+/// Seconds between TERM and KILL.
+pub(crate) fn grace_secs(job: &Job) -> u32 {
+    const DEFAULT_GRACE_SECS: u32 = 30;
+    job.status
+        .as_ref()
+        .and_then(|status| status.effective.as_ref())
+        .map(|effective| effective.termination_grace_period_seconds.value)
+        .or(job.spec.termination_grace_period_seconds)
+        .unwrap_or(DEFAULT_GRACE_SECS)
+}
+
+fn base(user: &User) -> Vec<(String, String)> {
+    [
+        ("PATH", DEFAULT_PATH),
+        ("HOME", user.home.as_str()),
+        ("USER", user.name.as_str()),
+        ("LOGNAME", user.name.as_str()),
+        ("SHELL", "/bin/sh"),
+        ("LANG", "C.UTF-8"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+fn value(variable: &EnvVar, secrets: &Secrets) -> Result<String, BadStart> {
+    let Some(source) = &variable.value_from else {
+        return Ok(variable.value.clone().unwrap_or_default());
+    };
+    let reference = &source.secret_key_ref;
+    let (name, key) = (&reference.name, &reference.key);
+    let secret = secrets
+        .get(name)
+        .ok_or_else(|| BadStart::NoSecret(name.clone()))?;
+    let bytes = secret.get(key).ok_or_else(|| BadStart::NoKey {
+        name: name.clone(),
+        key: key.clone(),
+    })?;
+    String::from_utf8(bytes.clone()).map_err(|_| BadStart::NotText {
+        name: name.clone(),
+        key: key.clone(),
+    })
+}
+
+/// What gctl itself says to a job; nothing can override it.
+fn own(
+    job: &Job,
+    binding: &Binding,
+    id: &AttemptId,
+    node: &NodeFacts<'_>,
+) -> Vec<(String, String)> {
+    let mut env = vec![
+        ("GCTL_JOB_NAME", job.name_any()),
+        ("GCTL_JOB_NAMESPACE", job.namespace().unwrap_or_default()),
+        ("GCTL_JOB_UID", id.uid.clone()),
+        ("GCTL_ATTEMPT", id.attempt.to_string()),
+        ("GCTL_NODE_NAME", node.node_name.to_owned()),
+        ("GCTL_GPUS", binding.gpus.len().to_string()),
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned()),
+        ("CUDA_VISIBLE_DEVICES", binding.gpus.join(",")),
+    ];
+    if let Some(bytes) = binding.vram_bytes {
+        env.push(("GCTL_VRAM_BYTES", bytes.to_string()));
+    }
+    if let Some(array) = job.labels().get(crds::ARRAY_LABEL) {
+        env.push(("GCTL_ARRAY_NAME", array.clone()));
+    }
+    if let Some(index) = job.labels().get(crds::ARRAY_INDEX_LABEL) {
+        env.push(("GCTL_ARRAY_INDEX", index.clone()));
+    }
+    env.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::job::{EnvVarSource, JobSpec, SecretKeyRef};
+    use crds::job_status::{Effective, JobStatus};
+
+    use super::*;
+
+    fn user() -> User {
+        User {
+            name: "ada".to_owned(),
+            home: "/home/ada".to_owned(),
+            run_as: None,
+        }
+    }
+
+    fn job(gpus: &[&str]) -> Job {
+        let mut job = Job::new(
+            "train",
+            JobSpec {
+                command: vec!["true".to_owned()],
+                ..JobSpec::default()
+            },
+        );
+        job.metadata.namespace = Some("lab".to_owned());
+        job.metadata.uid = Some("u1".to_owned());
+        job.status = Some(JobStatus {
+            attempt: 2,
+            binding: Some(Binding {
+                node_name: "n".to_owned(),
+                gpus: gpus.iter().copied().map(str::to_owned).collect(),
+                vram_bytes: Some(7),
+                ..Binding::default()
+            }),
+            ..JobStatus::default()
+        });
+        job
+    }
+
+    fn env(job: &Job, secrets: &Secrets) -> Result<BTreeMap<String, String>, BadStart> {
+        let node = NodeFacts {
+            node_name: "n",
+            boot_id: "b",
+        };
+        let request = start_request(job, &node, &user(), secrets)?;
+        Ok(request.env.into_iter().collect())
+    }
+
+    #[test]
+    fn gpus_are_named_by_uuid_and_a_job_without_any_sees_none() {
+        let with = env(&job(&["GPU-b", "GPU-a"]), &Secrets::new()).expect("complete");
+        assert_eq!(with["CUDA_VISIBLE_DEVICES"], "GPU-b,GPU-a");
+        assert_eq!(with["CUDA_DEVICE_ORDER"], "PCI_BUS_ID");
+        assert_eq!(
+            (with["GCTL_GPUS"].as_str(), with["GCTL_VRAM_BYTES"].as_str()),
+            ("2", "7")
+        );
+        let without = env(&job(&[]), &Secrets::new()).expect("complete");
+        assert_eq!(without["CUDA_VISIBLE_DEVICES"], "");
+    }
+
+    #[test]
+    fn the_environment_holds_what_was_given_and_nothing_of_the_agent() {
+        let names: Vec<String> = env(&job(&[]), &Secrets::new())
+            .expect("complete")
+            .into_keys()
+            .collect();
+        let expected = [
+            "CUDA_DEVICE_ORDER",
+            "CUDA_VISIBLE_DEVICES",
+            "GCTL_ATTEMPT",
+            "GCTL_GPUS",
+            "GCTL_JOB_NAME",
+            "GCTL_JOB_NAMESPACE",
+            "GCTL_JOB_UID",
+            "GCTL_NODE_NAME",
+            "GCTL_VRAM_BYTES",
+            "HOME",
+            "LANG",
+            "LOGNAME",
+            "PATH",
+            "SHELL",
+            "USER",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_job_overrides_its_profile_and_gctl_overrides_both() {
+        let mut job = job(&[]);
+        let variable = |name: &str, value: &str| EnvVar {
+            name: name.to_owned(),
+            value: Some(value.to_owned()),
+            value_from: None,
+        };
+        job.spec.env = vec![
+            variable("A", "job"),
+            variable("GCTL_ATTEMPT", "99"),
+            variable("PATH", "/x"),
+        ];
+        if let Some(status) = &mut job.status {
+            status.effective = Some(Effective {
+                env: vec![variable("A", "profile"), variable("B", "profile")],
+                ..Effective::default()
+            });
+        }
+        let env = env(&job, &Secrets::new()).expect("complete");
+        assert_eq!((env["A"].as_str(), env["B"].as_str()), ("job", "profile"));
+        assert_eq!(
+            (env["GCTL_ATTEMPT"].as_str(), env["PATH"].as_str()),
+            ("2", "/x")
+        );
+    }
+
+    #[test]
+    fn secrets_are_resolved_and_missing_ones_are_named() {
+        let mut job = job(&[]);
+        job.spec.env = vec![EnvVar {
+            name: "TOKEN".to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource {
+                secret_key_ref: SecretKeyRef {
+                    name: "hub".to_owned(),
+                    key: "token".to_owned(),
+                },
+            }),
+        }];
+        assert_eq!(secrets_needed(&job), BTreeSet::from(["hub".to_owned()]));
+        assert_eq!(
+            env(&job, &Secrets::new()),
+            Err(BadStart::NoSecret("hub".to_owned()))
+        );
+        let with = |key: &str| {
+            Secrets::from([(
+                "hub".to_owned(),
+                BTreeMap::from([(key.to_owned(), b"s3".to_vec())]),
+            )])
+        };
+        assert!(matches!(
+            env(&job, &with("other")),
+            Err(BadStart::NoKey { .. })
+        ));
+        assert_eq!(env(&job, &with("token")).expect("complete")["TOKEN"], "s3");
+    }
+
+    #[test]
+    fn the_index_of_an_array_member_comes_from_its_label() {
+        let mut job = job(&[]);
+        job.metadata.labels = Some(BTreeMap::from([
+            (crds::ARRAY_LABEL.to_owned(), "sweep".to_owned()),
+            (crds::ARRAY_INDEX_LABEL.to_owned(), "4".to_owned()),
+        ]));
+        let env = env(&job, &Secrets::new()).expect("complete");
+        assert_eq!(
+            (
+                env["GCTL_ARRAY_NAME"].as_str(),
+                env["GCTL_ARRAY_INDEX"].as_str()
+            ),
+            ("sweep", "4")
+        );
+    }
+}

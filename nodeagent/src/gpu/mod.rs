@@ -1,0 +1,86 @@
+//! The GPUs of this node: read through NVML where there is a driver, or simulated.
+//!
+//! **Unknown is unknown, never 0**: a figure that could not be read is absent, and a card that cannot be read at all is
+//! listed as unhealthy with the reason, not left out.
+
+mod nvml;
+mod simulated;
+
+use std::collections::BTreeMap;
+
+use crds::node::GpuStatus;
+
+use crate::attempt::AttemptId;
+pub use simulated::{SimGpus, SimGpusError};
+
+/// Where GPUs come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GpuSource {
+    /// What NVML finds; none when there is no driver.
+    #[default]
+    Nvml,
+    /// None.
+    None,
+    /// Simulated cards.
+    Simulated(SimGpus),
+}
+
+/// Which processes belong to which attempts: the root process of each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Roots {
+    /// Attempts that run.
+    pub(crate) running: BTreeMap<AttemptId, i32>,
+}
+
+/// What was read of all cards.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Reading {
+    /// The cards, in PCI bus order.
+    pub(crate) gpus: Vec<GpuStatus>,
+    /// Version of the driver.
+    pub(crate) driver_version: Option<String>,
+}
+
+/// Reads the GPUs of this node.
+pub(crate) struct Inventory {
+    kind: Kind,
+}
+
+enum Kind {
+    Fixed(Reading),
+    Nvml(Box<nvml::Cards>),
+}
+
+impl Inventory {
+    /// Opens the source. A missing driver is no error: there are no GPUs then.
+    pub(crate) fn open(source: &GpuSource, node_name: &str) -> Self {
+        let kind = match source {
+            GpuSource::None => Kind::Fixed(Reading::default()),
+            GpuSource::Simulated(gpus) => Kind::Fixed(Reading {
+                gpus: gpus.cards(node_name),
+                driver_version: None,
+            }),
+            GpuSource::Nvml => match nvml::Cards::open() {
+                Ok(cards) => Kind::Nvml(Box::new(cards)),
+                Err(reason) => {
+                    tracing::info!(reason, "no GPUs: NVML is not usable here");
+                    Kind::Fixed(Reading::default())
+                }
+            },
+        };
+        Self { kind }
+    }
+
+    /// Whether a reading can change, and reading blocks.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.kind, Kind::Nvml(_))
+    }
+
+    /// Reads all cards.
+    pub(crate) fn read(&mut self, roots: &Roots) -> Reading {
+        match &mut self.kind {
+            Kind::Fixed(reading) => reading.clone(),
+            Kind::Nvml(cards) => cards.read(roots),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Taking over an attempt that another agent started: by lifetime lock, pidfd and record, never by waitpid.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+
+use super::Ledger;
+use crate::attempt::{AttemptId, Held};
+use crate::shim::now_micros;
+use crate::shim::record::{self, Line, Record};
+use crate::shim::tree::{self, ProcessId};
+
+/// How often the remains of an attempt whose shim was killed are killed, before the agent goes on without proof.
+const KILL_ROUNDS: u32 = 1500;
+const KILL_PAUSE: Duration = Duration::from_millis(20);
+
+/// What was found of an attempt.
+pub(crate) enum Found {
+    /// Its shim lives; the descriptor is readable when it ends.
+    Running {
+        /// The attempt.
+        held: Held,
+        /// Its shim.
+        shim: OwnedFd,
+    },
+    /// It has ended, by its record or by ours.
+    Ended(Held),
+}
+
+impl Found {
+    pub(crate) fn id(&self) -> &AttemptId {
+        match self {
+            Self::Running { held, .. } | Self::Ended(held) => &held.id,
+        }
+    }
+}
+
+/// Looks at one attempt. Blocks while it kills what a dead shim left behind.
+pub(crate) fn adopt(ledger: &Ledger, id: &AttemptId) -> io::Result<Found> {
+    loop {
+        let record = ledger.record(id)?.unwrap_or_default();
+        if record.emptied {
+            return Ok(Found::Ended(super::held(id.clone(), record)));
+        }
+        if let Some(mut lock) = ledger.lifetime_lock(id)? {
+            // It may have written its last words between the two looks; from here on nobody else writes.
+            let record = ledger.record(id)?.unwrap_or_default();
+            if !record.emptied {
+                bury(id, &record, &mut lock)?;
+            }
+            let record = ledger.record(id)?.unwrap_or_default();
+            return Ok(Found::Ended(super::held(id.clone(), record)));
+        }
+        let Some((pid, start_ticks)) = record.shim else {
+            // The lock is held and the first line not yet written: a moment in the life of a shim.
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let same = tree::stat(pid).is_some_and(|stat| stat.start_ticks == start_ticks);
+        if let Some(shim) = handle
+            && same
+        {
+            let held = super::held(id.clone(), record);
+            return Ok(Found::Running { held, shim });
+        }
+    }
+}
+
+/// Ends an attempt whose shim is dead: kills what is left of its tree and writes down what is known.
+fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<()> {
+    let session = record
+        .child
+        .map(|(pid, start_ticks)| ProcessId { pid, start_ticks });
+    for _ in 0..KILL_ROUNDS {
+        let left = tree::orphans(&id.uid, id.attempt, session);
+        if left.is_empty() {
+            break;
+        }
+        for process in &left {
+            tree::signal(*process, Signal::STOP);
+        }
+        for process in &left {
+            tree::signal(*process, Signal::KILL);
+        }
+        std::thread::sleep(KILL_PAUSE);
+    }
+    let micros = now_micros();
+    let mut lines = Vec::new();
+    if !record.exited {
+        let reason = if record.shim.is_some() {
+            "the shim that held the process was killed, so its exit is unknown"
+        } else {
+            "the attempt was prepared and never started"
+        };
+        lines.push(Line::Lost {
+            micros,
+            reason: reason.to_owned(),
+        });
+    }
+    lines.push(Line::Emptied {
+        micros,
+        cpu_millis: None,
+        peak_memory_bytes: None,
+    });
+    record::append(lock, &lines)
+}

@@ -1,0 +1,277 @@
+//! What this host knows of attempts, on disk: the truth about what runs here.
+//!
+//! ```text
+//! DATA_DIR/agent.lock              held by the one agent that uses the directory
+//! DATA_DIR/attempts/UID-N/record   the shim's record and lifetime lock
+//! DATA_DIR/attempts/UID-N/log      stdout and stderr of the attempt
+//! DATA_DIR/attempts/UID-N/work     the attempt's own working directory, when the job names none
+//! DATA_DIR/attempts/UID-N.stop     a stop that was asked for
+//! DATA_DIR/ends.journal            ends, synced in groups before they are reported
+//! DATA_DIR/kept/UID-N/work         what ended attempts left in their own working directories
+//! ```
+//!
+//! An attempt's directory is removed once its end is accepted by the server and its log is on the server's disk. A
+//! working directory that is not empty then is kept under `kept/` for [`KEEP_WORK`] after that.
+
+pub(crate) mod adopt;
+pub(crate) mod journal;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::attempt::{AttemptId, Held};
+use crate::runner::RunnerError;
+use crate::shim::record::{LOG, RECORD, Record, SCRIPT, WORK};
+use crate::shim::{self, stop};
+
+/// How long a working directory that is not empty outlives its attempt.
+pub const KEEP_WORK: Duration = Duration::from_hours(24);
+/// A record is a few lines; more than this is not read.
+const MOST_RECORD_BYTES: u64 = 1024 * 1024;
+
+/// The data directory of one agent.
+pub(crate) struct Ledger {
+    attempts: PathBuf,
+    kept: PathBuf,
+    journal: PathBuf,
+    /// Held as long as this agent lives.
+    _lock: Flock<File>,
+}
+
+impl Ledger {
+    /// Takes the directory, making what is missing.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, RunnerError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(data_dir)
+            .map_err(RunnerError::host("make the data directory"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(data_dir.join("agent.lock"))
+            .map_err(RunnerError::host("open the agent's lock"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| RunnerError::InUse(data_dir.display().to_string()))?;
+        let attempts = shim::make_attempts_dir(data_dir)
+            .map_err(RunnerError::host("make the folder of attempts"))?;
+        let kept = data_dir.join("kept");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&kept)
+            .map_err(RunnerError::host("make the folder of kept work"))?;
+        Ok(Self {
+            attempts,
+            kept,
+            journal: data_dir.join("ends.journal"),
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn attempts_dir(&self) -> &Path {
+        &self.attempts
+    }
+
+    pub(crate) fn journal_path(&self) -> &Path {
+        &self.journal
+    }
+
+    fn dir(&self, id: &AttemptId) -> PathBuf {
+        shim::attempt_dir(&self.attempts, id)
+    }
+
+    /// Every attempt that has a directory.
+    pub(crate) fn scan(&self) -> io::Result<Vec<AttemptId>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.attempts)? {
+            let entry = entry?;
+            if let Some(id) = entry.file_name().to_str().and_then(AttemptId::parse)
+                && entry.file_type()?.is_dir()
+            {
+                found.push(id);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// What an attempt's record says; none when there is no record.
+    pub(crate) fn record(&self, id: &AttemptId) -> io::Result<Option<Record>> {
+        let mut bytes = Vec::new();
+        match File::open(self.dir(id).join(RECORD)) {
+            Ok(file) => file.take(MOST_RECORD_BYTES).read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Record::parse(&bytes)))
+    }
+
+    /// Takes the once-gate of an attempt so that nobody can start it any more; false when it was taken before.
+    pub(crate) fn seal(&self, id: &AttemptId) -> io::Result<bool> {
+        match DirBuilder::new().mode(0o711).create(self.dir(id)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the lifetime lock of an attempt whose shim is gone, making the record where there is none; none when a
+    /// shim holds it.
+    pub(crate) fn lifetime_lock(&self, id: &AttemptId) -> io::Result<Option<Flock<File>>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.dir(id).join(RECORD))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error.into()),
+        }
+    }
+
+    /// Asks an attempt's shim to stop it: the words first, then the doorbell. A shim that has not come as far as its
+    /// record finds the words when it has.
+    pub(crate) fn stop(&self, id: &AttemptId, kill_at_micros: i64) -> io::Result<()> {
+        stop::write(&self.attempts, id, kill_at_micros)?;
+        if let Some((pid, start_ticks)) = self.record(id)?.and_then(|record| record.shim) {
+            let shim = shim::tree::ProcessId { pid, start_ticks };
+            shim::tree::signal(shim, rustix::process::Signal::USR1);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn output_len(&self, id: &AttemptId) -> u64 {
+        fs::metadata(self.dir(id).join(LOG)).map_or(0, |data| data.len())
+    }
+
+    pub(crate) fn output(&self, id: &AttemptId, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        let mut file = File::open(self.dir(id).join(LOG))?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(limit as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Removes an ended attempt's files; a working directory with something in it is kept for a while.
+    pub(crate) fn forget(&self, id: &AttemptId) -> io::Result<()> {
+        let dir = self.dir(id);
+        let gone = |result: io::Result<()>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        gone(fs::remove_file(stop::path(&self.attempts, id)))?;
+        match fs::remove_dir(dir.join(WORK)) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                let kept = self.kept.join(id.to_string());
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o711)
+                    .create(&kept)?;
+                fs::rename(dir.join(WORK), kept.join(WORK))?;
+            }
+            other => gone(other)?,
+        }
+        gone(fs::remove_file(dir.join(LOG)))?;
+        gone(fs::remove_file(dir.join(SCRIPT)))?;
+        // The record goes last but one: without it the directory still closes the gate.
+        gone(fs::remove_file(dir.join(RECORD)))?;
+        gone(fs::remove_dir(dir))
+    }
+
+    /// Removes kept work that is older than [`KEEP_WORK`].
+    pub(crate) fn sweep(&self, now: SystemTime) -> io::Result<()> {
+        for entry in fs::read_dir(&self.kept)? {
+            let entry = entry?;
+            let age = now.duration_since(entry.metadata()?.modified()?);
+            if age.is_ok_and(|age| age > KEEP_WORK) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An attempt as its record tells it.
+pub(crate) fn held(id: AttemptId, record: Record) -> Held {
+    Held {
+        id,
+        namespace: record.namespace,
+        name: record.name,
+        grace_secs: record.grace_secs,
+        charge: record.charge,
+        ended: record.emptied.then_some(record.ended),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(uid: &str) -> AttemptId {
+        AttemptId {
+            uid: uid.to_owned(),
+            attempt: 1,
+        }
+    }
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ledger = Ledger::open(dir.path()).expect("a fresh directory");
+        (dir, ledger)
+    }
+
+    #[test]
+    fn a_second_agent_is_refused() {
+        let (dir, _ledger) = ledger();
+        let second = Ledger::open(dir.path()).err();
+        assert!(matches!(second, Some(RunnerError::InUse(_))), "{second:?}");
+    }
+
+    #[test]
+    fn a_gate_is_taken_once() {
+        let (_dir, ledger) = ledger();
+        assert!(ledger.seal(&id("a")).expect("writable"));
+        assert!(!ledger.seal(&id("a")).expect("writable"));
+        assert_eq!(ledger.scan().expect("readable"), [id("a")]);
+    }
+
+    #[test]
+    fn work_with_something_in_it_outlives_its_attempt() {
+        let (dir, ledger) = ledger();
+        for (uid, file) in [("empty", None), ("full", Some("result"))] {
+            ledger.seal(&id(uid)).expect("writable");
+            let work = ledger.dir(&id(uid)).join(WORK);
+            fs::create_dir(&work).expect("writable");
+            if let Some(file) = file {
+                fs::write(work.join(file), "42").expect("writable");
+            }
+            ledger.forget(&id(uid)).expect("removable");
+        }
+        assert!(ledger.scan().expect("readable").is_empty());
+        let kept = dir.path().join("kept");
+        assert!(kept.join("full-1/work/result").exists());
+        assert!(!kept.join("empty-1").exists());
+        ledger.sweep(SystemTime::now()).expect("readable");
+        assert!(kept.join("full-1").exists());
+        let later = SystemTime::now() + KEEP_WORK * 2;
+        ledger.sweep(later).expect("removable");
+        assert!(!kept.join("full-1").exists());
+    }
+
+    #[test]
+    fn forgetting_twice_is_the_same_as_once() {
+        let (_dir, ledger) = ledger();
+        ledger.seal(&id("a")).expect("writable");
+        ledger.forget(&id("a")).expect("removable");
+        ledger.forget(&id("a")).expect("nothing to do");
+    }
+}

@@ -1,0 +1,72 @@
+//! The seam between the agent and whatever runs attempts: real shims, or a simulation.
+//!
+//! # Guarantees that every runner gives
+//!
+//! - An attempt that was started once is never started again, whoever asks, also after a restart of the agent.
+//! - An end is told after it is durable, and told again to the next agent until the attempt is forgotten.
+//! - A stop may be asked for at any time and repeatedly; the time of KILL only comes nearer.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::attempt::{AttemptId, Ended, Held, StartRequest};
+
+/// What an agent gets when it takes over a runner.
+#[derive(Debug)]
+pub struct Attached {
+    /// Every attempt this host knows, running or ended, that was not forgotten.
+    pub held: Vec<Held>,
+    /// Ends from now on.
+    pub ends: mpsc::Receiver<(AttemptId, Ended)>,
+}
+
+/// Why a runner could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// The data directory belongs to another agent that runs.
+    #[error("data directory `{0}` is in use by another agent")]
+    InUse(String),
+    /// The host refused.
+    #[error("failed to {doing}")]
+    Host {
+        /// What was being attempted.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runner has ended.
+    #[error("the runner has ended")]
+    Closed,
+}
+
+impl RunnerError {
+    pub(crate) fn host(doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Host { doing, source }
+    }
+}
+
+/// Runs attempts.
+pub trait Runner: Send + Sync + 'static {
+    /// Takes over: tells what is held and where ends will be told. An earlier agent hears nothing from here on.
+    fn attach(&self) -> BoxFuture<'_, Result<Attached, RunnerError>>;
+    /// Starts an attempt, once. What goes wrong with the attempt itself is told as its end.
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>>;
+    /// Asks for TERM now and KILL at a time.
+    fn stop(&self, id: AttemptId, kill_at: Timestamp) -> BoxFuture<'_, Result<(), RunnerError>>;
+    /// Length of an attempt's output so far in bytes; 0 when there is none.
+    fn output_len(&self, id: &AttemptId) -> u64;
+    /// Reads output from an offset, at most `limit` bytes.
+    fn output(
+        &self,
+        id: AttemptId,
+        offset: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Bytes, RunnerError>>;
+    /// Forgets ended attempts whose end and output are safe elsewhere.
+    fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>>;
+    /// The process below which everything of an attempt lives; none when it is unknown.
+    fn root_process(&self, id: &AttemptId) -> Option<i32>;
+}

@@ -1,0 +1,300 @@
+//! Starts an attempt's command below its shim: own session, own user, own environment, output into one file.
+//!
+//! The exec itself is reported through a pipe that closes on success, so a command that cannot be started is known
+//! before anything else happens, with the reason in words.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::SigSet;
+use nix::unistd::{Gid, Pid, Uid};
+
+use super::{record, sys};
+use crate::attempt::{Program, RunAs, StartRequest};
+
+/// Exit code for a command that was not found, as shells have it.
+const NOT_FOUND: i32 = 127;
+/// Exit code for a command that was found and could not be executed.
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Where the command is searched when the job's environment has no PATH.
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a command could not be started.
+#[derive(Debug)]
+pub(crate) struct StartFailure {
+    pub(crate) code: i32,
+    pub(crate) text: String,
+}
+
+/// What a child was about to do when it failed.
+#[derive(Clone, Copy)]
+enum Stage {
+    User = 1,
+    Directory = 2,
+    Exec = 3,
+    Output = 4,
+}
+
+/// Forks and executes. Returns once exec succeeded or failed.
+pub(crate) fn start(
+    request: &StartRequest,
+    dir: &Path,
+    log: &File,
+    oom_score_adj: Option<i32>,
+) -> Result<Pid, StartFailure> {
+    let plan = Plan::new(request, dir)?;
+    let (mut reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
+        .map(|(reader, writer)| (File::from(reader), writer))
+        .map_err(|error| failed(format!("cannot make a pipe: {}", error.desc())))?;
+    match sys::fork() {
+        Ok(Some(pid)) => {
+            drop(writer);
+            let mut report = Vec::with_capacity(8);
+            let _ = reader.read_to_end(&mut report);
+            match report.first_chunk::<5>() {
+                None => Ok(pid),
+                // The child is left to the shim's wait for everything below it.
+                Some(bytes) => Err(plan.explain(bytes)),
+            }
+        }
+        Ok(None) => {
+            drop(reader);
+            plan.become_command(log, writer, oom_score_adj)
+        }
+        Err(error) => Err(failed(format!("cannot fork: {error}"))),
+    }
+}
+
+fn failed(text: String) -> StartFailure {
+    StartFailure {
+        code: NOT_EXECUTABLE,
+        text,
+    }
+}
+
+/// Everything that needs memory or files, made before the fork.
+struct Plan {
+    candidates: Vec<CString>,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    directory: CString,
+    run_as: Option<RunAs>,
+}
+
+impl Plan {
+    fn new(request: &StartRequest, dir: &Path) -> Result<Self, StartFailure> {
+        let words = match &request.program {
+            Program::Command(words) => words.clone(),
+            Program::Script(text) => script_words(text, request.run_as.as_ref(), dir)
+                .map_err(|error| failed(format!("cannot write the script: {error}")))?,
+        };
+        let program = words
+            .first()
+            .filter(|word| !word.is_empty())
+            .ok_or_else(|| failed("the command is empty".to_owned()))?;
+        let path = request
+            .env
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "PATH")
+            .map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+        let directory = if let Some(directory) = &request.working_dir {
+            directory.clone()
+        } else {
+            let work = dir.join(record::WORK);
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&work)
+                .map_err(|error| failed(format!("cannot make the working directory: {error}")))?;
+            give(&work, request.run_as.as_ref()).map_err(|error| {
+                failed(format!("cannot give away the working directory: {error}"))
+            })?;
+            work.to_string_lossy().into_owned()
+        };
+        let candidates = if program.contains('/') {
+            vec![c_string(program.clone())?]
+        } else {
+            path.split(':')
+                .filter(|folder| !folder.is_empty())
+                .map(|folder| c_string(format!("{folder}/{program}")))
+                .collect::<Result<_, _>>()?
+        };
+        Ok(Self {
+            candidates,
+            arguments: words.into_iter().map(c_string).collect::<Result<_, _>>()?,
+            environment: environment(&request.env)?,
+            directory: c_string(directory)?,
+            run_as: request.run_as.clone(),
+        })
+    }
+
+    /// In the child: becomes the command, or reports why not and ends.
+    fn become_command(&self, log: &File, report: OwnedFd, oom_score_adj: Option<i32>) -> ! {
+        let (stage, error) = self.try_become(log, oom_score_adj);
+        let mut bytes = [0; 5];
+        bytes[0] = stage as u8;
+        bytes[1..].copy_from_slice(&(error as i32).to_le_bytes());
+        let _ = File::from(report).write_all(&bytes);
+        sys::exit_now(if error == Errno::ENOENT {
+            NOT_FOUND
+        } else {
+            NOT_EXECUTABLE
+        })
+    }
+
+    fn try_become(&self, log: &File, oom_score_adj: Option<i32>) -> (Stage, Errno) {
+        let _ = nix::unistd::setsid();
+        if let Some(score) = oom_score_adj {
+            let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
+        }
+        if let Err(error) =
+            nix::unistd::dup2_stdout(log).and_then(|()| nix::unistd::dup2_stderr(log))
+        {
+            return (Stage::Output, error);
+        }
+        if let Some(run_as) = &self.run_as
+            && let Err(error) = switch_user(run_as)
+        {
+            return (Stage::User, error);
+        }
+        if let Err(error) = nix::unistd::chdir(self.directory.as_c_str()) {
+            return (Stage::Directory, error);
+        }
+        let _ = SigSet::empty().thread_set_mask();
+        (Stage::Exec, self.exec())
+    }
+
+    /// As execvp does it: the first that can be executed; a forbidden one counts more than a missing one; a file
+    /// without `#!` goes to /bin/sh.
+    fn exec(&self) -> Errno {
+        let mut worst = Errno::ENOENT;
+        for candidate in &self.candidates {
+            let Err(error) = nix::unistd::execve(candidate, &self.arguments, &self.environment);
+            match error {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => worst = Errno::EACCES,
+                Errno::ENOEXEC => {
+                    let mut arguments = vec![c"/bin/sh".to_owned(), candidate.clone()];
+                    arguments.extend(self.arguments.iter().skip(1).cloned());
+                    let Err(error) = nix::unistd::execve(c"/bin/sh", &arguments, &self.environment);
+                    return error;
+                }
+                other => return other,
+            }
+        }
+        worst
+    }
+
+    fn explain(&self, report: &[u8; 5]) -> StartFailure {
+        let number = i32::from_le_bytes([report[1], report[2], report[3], report[4]]);
+        let error = Errno::from_raw(number);
+        let word = |text: &CString| text.to_string_lossy().into_owned();
+        let program = self.arguments.first().map(word).unwrap_or_default();
+        let directory = word(&self.directory);
+        let user = self.run_as.as_ref().map_or(0, |run_as| run_as.uid);
+        let (code, text) = match report[0] {
+            stage if stage == Stage::User as u8 => (
+                NOT_EXECUTABLE,
+                format!("cannot become user {user}: {}", error.desc()),
+            ),
+            stage if stage == Stage::Directory as u8 => (
+                NOT_EXECUTABLE,
+                format!(
+                    "cannot enter the working directory `{directory}`: {}",
+                    error.desc()
+                ),
+            ),
+            stage if stage == Stage::Output as u8 => (
+                NOT_EXECUTABLE,
+                format!("cannot direct the output: {}", error.desc()),
+            ),
+            _ if error == Errno::ENOENT && self.candidates.len() > 1 => (
+                NOT_FOUND,
+                format!("command `{program}` was not found in PATH"),
+            ),
+            _ => (
+                if error == Errno::ENOENT {
+                    NOT_FOUND
+                } else {
+                    NOT_EXECUTABLE
+                },
+                format!("cannot execute `{program}`: {}", error.desc()),
+            ),
+        };
+        StartFailure { code, text }
+    }
+}
+
+fn switch_user(run_as: &RunAs) -> nix::Result<()> {
+    let groups: Vec<Gid> = run_as.groups.iter().copied().map(Gid::from_raw).collect();
+    let gid = Gid::from_raw(run_as.gid);
+    let uid = Uid::from_raw(run_as.uid);
+    nix::unistd::setgroups(&groups)?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)
+}
+
+fn script_words(text: &str, run_as: Option<&RunAs>, dir: &Path) -> std::io::Result<Vec<String>> {
+    let path = dir.join(record::SCRIPT);
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o700)
+        .open(&path)?;
+    file.write_all(text.as_bytes())?;
+    drop(file);
+    give(&path, run_as)?;
+    let path = path.to_string_lossy().into_owned();
+    Ok(if text.starts_with("#!") {
+        vec![path]
+    } else {
+        vec!["/bin/sh".to_owned(), path]
+    })
+}
+
+fn give(path: &Path, run_as: Option<&RunAs>) -> std::io::Result<()> {
+    match run_as {
+        Some(run_as) => std::os::unix::fs::chown(path, Some(run_as.uid), Some(run_as.gid)),
+        None => Ok(()),
+    }
+}
+
+/// `NAME=value` entries, each name once, the last value in force.
+fn environment(pairs: &[(String, String)]) -> Result<Vec<CString>, StartFailure> {
+    let mut kept: Vec<(&str, &str)> = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        match kept.iter_mut().find(|(known, _)| known == name) {
+            Some(entry) => entry.1 = value,
+            None => kept.push((name, value)),
+        }
+    }
+    kept.into_iter()
+        .map(|(name, value)| c_string(format!("{name}={value}")))
+        .collect()
+}
+
+fn c_string(text: String) -> Result<CString, StartFailure> {
+    CString::new(text)
+        .map_err(|_| failed("a NUL byte is in the command or the environment".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_names_the_last_value_counts() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let entries =
+            environment(&[pair("A", "1"), pair("B", "2"), pair("A", "3")]).expect("no NUL bytes");
+        assert_eq!(entries, [c"A=3".to_owned(), c"B=2".to_owned()]);
+    }
+}

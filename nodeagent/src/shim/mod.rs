@@ -1,0 +1,373 @@
+//! The shim: the tiny process that holds one attempt, outlives the agent, and records how the attempt ended.
+//!
+//! A shim is forked, never exec'd, by the spawner (`crate::spawner`), so it costs one fork and shares its pages. It is
+//! single-threaded and lives in its own session, so no terminal and no agent's end reaches it.
+//!
+//! # Guarantees
+//!
+//! - **Once.** The attempt's directory is made with mkdir; whoever finds it there starts nothing.
+//! - **Durable words before deeds.** The record (`record`) says what is about to happen before the fork and before the
+//!   first signal, and holds the exit before the shim ends.
+//! - **The whole tree.** The shim is a sub-reaper: TERM goes to everything below it, KILL follows after the grace
+//!   period, and it ends only when the kernel says that it has no child left (`tree`).
+//! - **The limit outlives the agent.** `deadline_secs` is kept here, on the clock that goes on in suspension.
+//!
+//! A stop is asked for by a file beside the attempt's directory and the signal USR1 as its doorbell (`stop`); it works
+//! whoever the asking agent is. Every other signal stays blocked.
+
+pub(crate) mod command;
+pub(crate) mod record;
+pub(crate) mod stop;
+pub(crate) mod sys;
+pub(crate) mod tree;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::os::fd::AsFd;
+
+use crate::attempt::{SignalCause, StartRequest};
+use record::Line;
+
+/// The shim ended with its record complete.
+pub(crate) const SHIM_OK: i32 = 0;
+/// The once-gate was there already: nothing was started.
+pub(crate) const SHIM_EXISTS: i32 = 3;
+/// The request could not be read.
+pub(crate) const SHIM_BAD_REQUEST: i32 = 4;
+/// No record could be made: this plus the error number, at most 255.
+pub(crate) const SHIM_NO_RECORD: i32 = 100;
+
+/// Longest time that what a command left behind may take between TERM and KILL.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
+/// Longest sleep while a deadline is set: timers stand still in suspension, the deadline does not.
+const LONGEST_NAP: Duration = Duration::from_secs(60);
+/// Pause between two rounds of KILL.
+const KILL_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the spawner hands to a shim.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct ShimRequest {
+    /// The folder of all attempts.
+    pub(crate) attempts_dir: PathBuf,
+    /// Value for the command's oom_score_adj, where the shim's own was lowered.
+    pub(crate) start: StartRequest,
+}
+
+/// Runs one attempt to its end and returns the process's exit status.
+pub(crate) fn run(frame: &[u8], oom_score_adj: Option<i32>) -> i32 {
+    let Ok(request) = serde_json::from_slice::<ShimRequest>(frame) else {
+        return SHIM_BAD_REQUEST;
+    };
+    match Shim::open(&request) {
+        Ok(shim) => shim.hold(&request, oom_score_adj),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => SHIM_EXISTS,
+        Err(error) => SHIM_NO_RECORD + error.raw_os_error().unwrap_or(0).clamp(0, 155),
+    }
+}
+
+/// The path of an attempt's directory.
+pub(crate) fn attempt_dir(attempts_dir: &Path, id: &crate::attempt::AttemptId) -> PathBuf {
+    attempts_dir.join(id.to_string())
+}
+
+/// Now, in microseconds since 1970.
+pub(crate) fn now_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+struct Shim {
+    dir: PathBuf,
+    stop_file: PathBuf,
+    signals: SignalFd,
+    /// Locked for as long as this process lives.
+    record: Flock<File>,
+}
+
+#[derive(Default)]
+struct Progress {
+    child: Option<Pid>,
+    exited: bool,
+    /// When KILL is due, on the boot clock.
+    kill_at: Option<Duration>,
+    signalled: bool,
+}
+
+impl Shim {
+    fn open(request: &ShimRequest) -> io::Result<Self> {
+        let _ = nix::unistd::setsid();
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let mut mask = SigSet::empty();
+        mask.add(NixSignal::SIGCHLD);
+        mask.add(NixSignal::SIGUSR1);
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let dir = attempt_dir(&request.attempts_dir, &request.start.id);
+        DirBuilder::new().mode(0o711).create(&dir)?;
+        let record = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .mode(0o600)
+            .open(dir.join(record::RECORD))?;
+        // An agent that found no lock may have buried this attempt already; then it must not start.
+        let taken = || io::Error::from(io::ErrorKind::AlreadyExists);
+        let mut record =
+            Flock::lock(record, FlockArg::LockExclusiveNonblock).map_err(|_| taken())?;
+        if record.metadata()?.len() > 0 {
+            return Err(taken());
+        }
+        let pid = std::process::id().cast_signed();
+        let ticks = tree::stat(pid).map_or(0, |stat| stat.start_ticks);
+        record::append(&mut record, &[Line::intent(&request.start, pid, ticks)])?;
+        Ok(Self {
+            stop_file: stop::path(&request.attempts_dir, &request.start.id),
+            dir,
+            signals,
+            record,
+        })
+    }
+
+    fn hold(mut self, request: &ShimRequest, oom_score_adj: Option<i32>) -> i32 {
+        let start = &request.start;
+        let mut progress = Progress::default();
+        if let Some(kill_in) = stop::read(&self.stop_file) {
+            // Stopped before it began: it does not begin.
+            self.stop(&mut progress, SignalCause::Stop, kill_in);
+            return self.finish_unstarted("stopped before it was started");
+        }
+        let log = match self.create_log() {
+            Ok(log) => log,
+            Err(error) => return self.finish_unstarted(&format!("cannot make the log: {error}")),
+        };
+        match command::start(start, &self.dir, &log, oom_score_adj) {
+            Ok(pid) => {
+                progress.child = Some(pid);
+                let started = Line::Started {
+                    pid: pid.as_raw(),
+                    start_ticks: tree::stat(pid.as_raw()).map_or(0, |stat| stat.start_ticks),
+                    micros: now_micros(),
+                };
+                self.write(&[started]);
+            }
+            Err(reason) => {
+                self.write(&[Line::Exited {
+                    micros: now_micros(),
+                    code: Some(reason.code),
+                    signal: None,
+                    start_error: Some(reason.text),
+                }]);
+                progress.exited = true;
+            }
+        }
+        drop(log);
+        let deadline = start
+            .deadline_secs
+            .map(|secs| sys::boot_time().saturating_add(Duration::from_secs(secs)));
+        self.wait_until_empty(&mut progress, deadline, grace(start));
+        SHIM_OK
+    }
+
+    fn wait_until_empty(
+        &mut self,
+        progress: &mut Progress,
+        deadline: Option<Duration>,
+        grace: Duration,
+    ) {
+        loop {
+            if self.reap(progress) {
+                return;
+            }
+            let now = sys::boot_time();
+            if progress.exited && progress.kill_at.is_none() {
+                // The command ended and left processes behind; they end with it.
+                self.terminate(progress, now.saturating_add(grace.min(LEFTOVER_GRACE)));
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) && !progress.signalled {
+                self.stop(progress, SignalCause::Deadline, grace);
+            }
+            let pause = if progress.kill_at.is_some_and(|at| now >= at) {
+                tree::kill_below(own_pid());
+                KILL_PAUSE
+            } else {
+                let waiting = if progress.signalled { None } else { deadline };
+                let next = [progress.kill_at, waiting].into_iter().flatten().min();
+                match next {
+                    Some(next) => next.saturating_sub(sys::boot_time()).min(LONGEST_NAP),
+                    None => Duration::MAX,
+                }
+            };
+            if self.doorbell(pause) {
+                // Whoever ended before the stop came ended by himself.
+                if self.reap(progress) {
+                    return;
+                }
+                if let Some(kill_in) = stop::read(&self.stop_file) {
+                    self.stop(progress, SignalCause::Stop, kill_in);
+                }
+            }
+        }
+    }
+
+    /// Waits for every ended child; true when none is left and the record is complete.
+    fn reap(&mut self, progress: &mut Progress) -> bool {
+        let mut lines = Vec::new();
+        let empty = loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => break false,
+                Ok(status) => {
+                    if status.pid().is_some() && status.pid() == progress.child {
+                        if let Some((code, signal)) = exit_of(status) {
+                            progress.exited = true;
+                            lines.push(Line::Exited {
+                                micros: now_micros(),
+                                code,
+                                signal,
+                                start_error: None,
+                            });
+                        }
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => break true,
+            }
+        };
+        if empty {
+            let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
+            let millis = |time: nix::sys::time::TimeVal| {
+                time.tv_sec().unsigned_abs() * 1000 + time.tv_usec().unsigned_abs() / 1000
+            };
+            lines.push(Line::Emptied {
+                micros: now_micros(),
+                cpu_millis: usage
+                    .map(|usage| millis(usage.user_time()) + millis(usage.system_time())),
+                peak_memory_bytes: usage.map(|usage| usage.max_rss().unsigned_abs() * 1024),
+            });
+        }
+        if !lines.is_empty() {
+            self.write(&lines);
+        }
+        empty
+    }
+
+    fn stop(&mut self, progress: &mut Progress, cause: SignalCause, kill_in: Duration) {
+        if !progress.signalled && !progress.exited {
+            progress.signalled = true;
+            self.write(&[Line::Signalled {
+                cause,
+                micros: now_micros(),
+            }]);
+        }
+        self.terminate(progress, sys::boot_time().saturating_add(kill_in));
+    }
+
+    /// TERM to the whole tree the first time; the time of KILL only comes nearer.
+    fn terminate(&self, progress: &mut Progress, kill_at: Duration) {
+        let first = progress.kill_at.is_none();
+        progress.kill_at = Some(progress.kill_at.map_or(kill_at, |at| at.min(kill_at)));
+        if first {
+            for process in tree::descendants(own_pid()) {
+                tree::signal(process, rustix::process::Signal::TERM);
+                // A stopped process would not see its TERM.
+                tree::signal(process, rustix::process::Signal::CONT);
+            }
+        }
+    }
+
+    /// Sleeps until a signal came or the time is over; true when somebody rang.
+    fn doorbell(&self, pause: Duration) -> bool {
+        let timeout = if pause == Duration::MAX {
+            PollTimeout::NONE
+        } else {
+            // Rounded up, so that the time is over when poll says so.
+            let millis = i32::try_from(pause.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        };
+        let mut descriptors = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut descriptors, timeout);
+        let mut rung = false;
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            rung |= info.ssi_signo == NixSignal::SIGUSR1 as u32;
+        }
+        rung
+    }
+
+    fn create_log(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.dir.join(record::LOG))
+    }
+
+    fn finish_unstarted(&mut self, reason: &str) -> i32 {
+        let micros = now_micros();
+        self.write(&[
+            Line::Exited {
+                micros,
+                code: None,
+                signal: None,
+                start_error: Some(reason.to_owned()),
+            },
+            Line::Emptied {
+                micros,
+                cpu_millis: None,
+                peak_memory_bytes: None,
+            },
+        ]);
+        SHIM_OK
+    }
+
+    /// A record that cannot be written (a full disk) is tried again: an exit must not be lost while this process lives.
+    fn write(&mut self, lines: &[Line]) {
+        const PAUSE: Duration = Duration::from_millis(500);
+        const MOST_TRIES: u32 = 7200;
+        for _ in 0..MOST_TRIES {
+            let before = self.record.metadata().map(|data| data.len());
+            match record::append(&mut self.record, lines) {
+                Ok(()) => return,
+                Err(_) => {
+                    if let Ok(length) = before {
+                        let _ = self.record.set_len(length);
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+}
+
+fn own_pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
+fn grace(start: &StartRequest) -> Duration {
+    Duration::from_secs(u64::from(start.grace_secs))
+}
+
+fn exit_of(status: WaitStatus) -> Option<(Option<i32>, Option<i32>)> {
+    match status {
+        WaitStatus::Exited(_, code) => Some((Some(code), None)),
+        WaitStatus::Signaled(_, signal, _) => Some((None, Some(signal as i32))),
+        _ => None,
+    }
+}
+
+/// Makes the folder of all attempts, passable but not listable for the users that jobs run as.
+pub(crate) fn make_attempts_dir(data_dir: &Path) -> io::Result<PathBuf> {
+    let attempts = data_dir.join("attempts");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&attempts)?;
+    fs::canonicalize(attempts)
+}

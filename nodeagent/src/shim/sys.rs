@@ -1,0 +1,83 @@
+//! The few system calls that Rust cannot prove safe: fork, exit without handlers, signal dispositions, closing
+//! everything, and the clock that goes on while the machine sleeps. All unsafe code of this crate is in this file.
+#![expect(
+    unsafe_code,
+    reason = "fork, sigaction and close_range have no safe form"
+)]
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::libc;
+use nix::unistd::{ForkResult, Pid};
+use tokio::io::unix::AsyncFd;
+
+/// Forks. The caller must be single-threaded, as the spawner and the shim are, so the child may do anything.
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: the spawner and its shims never start a thread, so no lock can be held by a thread that the child lacks.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// Ends the process at once, running no handlers of the process it was forked from.
+pub(crate) fn exit_now(code: c_int) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives every signal its default disposition: an ignored one would survive exec.
+pub(crate) fn reset_dispositions() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no handler; numbers that cannot be changed fail harmlessly with EINVAL.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+}
+
+/// Closes every descriptor from `first` up. Nothing that owns one of them may be used, or dropped, afterwards.
+pub(crate) fn close_descriptors_from(first: c_int) {
+    // SAFETY: the callers use and drop nothing afterwards that owns a descriptor at or above `first`.
+    let closed = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            libc::c_uint::try_from(first).unwrap_or(3),
+            libc::c_uint::MAX,
+            0,
+        )
+    };
+    if closed != 0 {
+        for descriptor in first..4096 {
+            // SAFETY: as above.
+            unsafe {
+                libc::close(descriptor);
+            }
+        }
+    }
+}
+
+/// Time since boot, suspension included.
+pub(crate) fn boot_time() -> Duration {
+    let mut value = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `value` is valid for writing; CLOCK_BOOTTIME exists since Linux 2.6.39.
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut value);
+    }
+    Duration::new(
+        u64::try_from(value.tv_sec).unwrap_or(0),
+        u32::try_from(value.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Watches a descriptor from async code.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, which the `AsyncFd` does last.
+    unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
+}

@@ -1,0 +1,533 @@
+//! The runner of real processes: sends attempts to the spawner, hears of their ends, and adopts what runs already.
+//!
+//! One task (`Driver`) owns the spawner and everything that is in flight; callers talk to it through a bounded channel.
+//! Stops and output need no state and go straight to the ledger's files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::attempt::{AttemptId, Ended, Held, StartRequest};
+use crate::ledger::Ledger;
+use crate::ledger::adopt::{Found, adopt};
+use crate::ledger::journal::Journal;
+use crate::runner::{Attached, Runner, RunnerError};
+use crate::shim::record::Record;
+use crate::shim::{SHIM_EXISTS, SHIM_NO_RECORD, SHIM_OK, ShimRequest};
+use crate::spawner::{MOST_FRAME_BYTES, News, Spawner};
+
+/// Starts that wait for the spawner.
+const COMMAND_QUEUE: usize = 256;
+/// Ends that wait for the agent.
+const END_QUEUE: usize = 1024;
+/// Ends that share one sync at most.
+const MOST_GROUP: usize = 512;
+/// How often kept work is looked at.
+const SWEEP_PERIOD: Duration = Duration::from_hours(1);
+/// Pause before a spawner that died is started again.
+const RESPAWN_PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs attempts as real processes under shims.
+pub struct ShimRunner {
+    data_dir: PathBuf,
+    executable: PathBuf,
+    attached: Mutex<Option<Link>>,
+}
+
+struct Link {
+    ledger: Arc<Ledger>,
+    commands: mpsc::Sender<Command>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+enum Command {
+    Start(AttemptId, Vec<u8>),
+    Forget(Vec<AttemptId>),
+}
+
+impl ShimRunner {
+    /// A runner over a data directory. The spawner is this same executable.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self::with_executable(data_dir, PathBuf::from("/proc/self/exe"))
+    }
+
+    /// The same with another executable for the spawner; its `main` calls [`crate::spawner::run_if_asked`] first.
+    pub fn with_executable(data_dir: PathBuf, executable: PathBuf) -> Self {
+        Self {
+            data_dir,
+            executable,
+            attached: Mutex::new(None),
+        }
+    }
+
+    fn link<T>(&self, take: impl FnOnce(&Link) -> T) -> Result<T, RunnerError> {
+        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        attached.as_ref().map(take).ok_or(RunnerError::Closed)
+    }
+
+    fn ledger(&self) -> Result<Arc<Ledger>, RunnerError> {
+        self.link(|link| Arc::clone(&link.ledger))
+    }
+
+    async fn take_over(&self) -> Result<Attached, RunnerError> {
+        let before = self
+            .attached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut before) = before {
+            before.driver.abort();
+            let _ = (&mut before.driver).await;
+        }
+        let data_dir = self.data_dir.clone();
+        let (ledger, journal, found) = blocking(move || {
+            let ledger = Ledger::open(&data_dir)?;
+            let journal = Journal::open(ledger.journal_path())
+                .map_err(RunnerError::host("open the journal of ends"))?;
+            let ids = ledger
+                .scan()
+                .map_err(RunnerError::host("read the folder of attempts"))?;
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let one = match journal.held().get(&id) {
+                    // What was made durable stays true, whatever a power cut did to the record.
+                    Some(ended) => {
+                        let record = ledger.record(&id).ok().flatten().unwrap_or_default();
+                        let mut held = crate::ledger::held(id, record);
+                        held.ended = Some(ended.clone());
+                        Found::Ended(held)
+                    }
+                    None => adopt(&ledger, &id).map_err(RunnerError::host("adopt an attempt"))?,
+                };
+                found.push(one);
+            }
+            for (id, ended) in journal.held() {
+                // A power cut may have taken the directory; the end was made durable before.
+                if !found.iter().any(|one| one.id() == id) {
+                    let mut held = crate::ledger::held(id.clone(), Record::default());
+                    held.ended = Some(ended.clone());
+                    found.push(Found::Ended(held));
+                }
+            }
+            Ok::<_, RunnerError>((ledger, journal, found))
+        })
+        .await?;
+        let ledger = Arc::new(ledger);
+        let (end_sender, ends) = mpsc::channel(END_QUEUE);
+        let (commands, command_receiver) = mpsc::channel(COMMAND_QUEUE);
+        let mut driver = Driver {
+            ledger: Arc::clone(&ledger),
+            executable: self.executable.clone(),
+            journal: Some(journal),
+            ends: end_sender,
+            next_token: 0,
+            asked: BTreeMap::new(),
+            forked: BTreeMap::new(),
+            watched: JoinSet::new(),
+            waiting: Vec::new(),
+            forgotten: BTreeSet::new(),
+            group: JoinSet::new(),
+        };
+        let mut held = Vec::with_capacity(found.len());
+        for one in found {
+            match one {
+                Found::Running {
+                    held: running,
+                    shim,
+                } => {
+                    driver.watch(running.id.clone(), shim)?;
+                    held.push(running);
+                }
+                Found::Ended(ended) => held.push(ended),
+            }
+        }
+        let spawner =
+            Spawner::start(&self.executable).map_err(RunnerError::host("start the spawner"))?;
+        let driver = tokio::spawn(driver.run(spawner, command_receiver));
+        let link = Link {
+            ledger,
+            commands,
+            driver,
+        };
+        *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        Ok(Attached { held, ends })
+    }
+}
+
+impl Runner for ShimRunner {
+    fn attach(&self) -> BoxFuture<'_, Result<Attached, RunnerError>> {
+        self.take_over().boxed()
+    }
+
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let (attempts_dir, commands) =
+                self.link(|link| (link.ledger.attempts_dir().to_owned(), link.commands.clone()))?;
+            let id = request.id.clone();
+            let body = serde_json::to_vec(&ShimRequest {
+                attempts_dir,
+                start: request,
+            })
+            .map_err(|error| RunnerError::host("encode a request")(error.into()))?;
+            commands
+                .send(Command::Start(id, body))
+                .await
+                .map_err(|_| RunnerError::Closed)
+        }
+        .boxed()
+    }
+
+    fn stop(&self, id: AttemptId, kill_at: Timestamp) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let ledger = self.ledger()?;
+            blocking(move || ledger.stop(&id, kill_at.as_microsecond()))
+                .await
+                .map_err(RunnerError::host("ask for a stop"))
+        }
+        .boxed()
+    }
+
+    fn output_len(&self, id: &AttemptId) -> u64 {
+        self.ledger().map_or(0, |ledger| ledger.output_len(id))
+    }
+
+    fn output(
+        &self,
+        id: AttemptId,
+        offset: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Bytes, RunnerError>> {
+        async move {
+            let ledger = self.ledger()?;
+            blocking(move || ledger.output(&id, offset, limit))
+                .await
+                .map(Bytes::from)
+                .map_err(RunnerError::host("read output"))
+        }
+        .boxed()
+    }
+
+    fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let commands = self.link(|link| link.commands.clone())?;
+            commands
+                .send(Command::Forget(ids))
+                .await
+                .map_err(|_| RunnerError::Closed)
+        }
+        .boxed()
+    }
+
+    fn root_process(&self, id: &AttemptId) -> Option<i32> {
+        let ledger = self.ledger().ok()?;
+        let record = ledger.record(id).ok()??;
+        record.shim.map(|(pid, _)| pid)
+    }
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Why an attempt is looked at.
+enum Ending {
+    /// Its record should be complete.
+    Recorded,
+    /// Its shim left no complete record, or none that is ours.
+    Unclear,
+    /// It never started.
+    NotStarted(String),
+}
+
+struct Driver {
+    ledger: Arc<Ledger>,
+    executable: PathBuf,
+    /// Absent while a group is being written.
+    journal: Option<Journal>,
+    ends: mpsc::Sender<(AttemptId, Ended)>,
+    next_token: u64,
+    /// Sent to the spawner, no shim heard of yet; kept whole, to be sent again to another spawner.
+    asked: BTreeMap<u64, (AttemptId, Vec<u8>)>,
+    /// Shims of the present spawner.
+    forked: BTreeMap<u64, AttemptId>,
+    /// Shims of earlier spawners.
+    watched: JoinSet<AttemptId>,
+    waiting: Vec<(AttemptId, Ending)>,
+    forgotten: BTreeSet<AttemptId>,
+    group: JoinSet<Group>,
+}
+
+struct Group {
+    journal: Journal,
+    ended: Vec<(AttemptId, Ended)>,
+    running: Vec<(AttemptId, std::os::fd::OwnedFd)>,
+    failed: Vec<(AttemptId, Ending)>,
+}
+
+impl Driver {
+    fn watch(&mut self, id: AttemptId, shim: std::os::fd::OwnedFd) -> Result<(), RunnerError> {
+        let shim = crate::shim::sys::watch(shim).map_err(RunnerError::host("watch a shim"))?;
+        self.watched.spawn(async move {
+            let _ = shim.readable().await;
+            id
+        });
+        Ok(())
+    }
+
+    async fn run(mut self, spawner: Spawner, mut commands: mpsc::Receiver<Command>) {
+        let Spawner {
+            mut sender,
+            receiver,
+        } = spawner;
+        let mut news = listen(receiver);
+        let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+        loop {
+            self.start_group();
+            tokio::select! {
+                biased;
+                Some(group) = self.group.join_next(), if !self.group.is_empty() => {
+                    let Ok(group) = group else { return };
+                    if !self.finish_group(group).await {
+                        return;
+                    }
+                }
+                heard = news.recv() => match heard {
+                    Some(heard) => self.on_news(heard),
+                    None => {
+                        tracing::warn!("the spawner ended; starting another");
+                        let spawner = self.respawn().await;
+                        sender = spawner.sender;
+                        news = listen(spawner.receiver);
+                        self.resend(&mut sender).await;
+                    }
+                },
+                Some(ended) = self.watched.join_next(), if !self.watched.is_empty() => {
+                    if let Ok(id) = ended {
+                        self.waiting.push((id, Ending::Unclear));
+                    }
+                }
+                command = commands.recv() => match command {
+                    Some(Command::Start(id, body)) => self.start(id, body, &mut sender).await,
+                    Some(Command::Forget(ids)) => self.forgotten.extend(ids),
+                    None => return,
+                },
+                _ = sweep.tick() => {
+                    let ledger = Arc::clone(&self.ledger);
+                    let swept = blocking(move || ledger.sweep(SystemTime::now())).await;
+                    if let Err(error) = swept {
+                        tracing::warn!(%error, "failed to remove old work");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn start(&mut self, id: AttemptId, body: Vec<u8>, sender: &mut crate::spawner::Sender) {
+        if body.len() > MOST_FRAME_BYTES || !id.is_safe() {
+            let reason = format!(
+                "command, script and environment are {} bytes, more than {MOST_FRAME_BYTES}",
+                body.len()
+            );
+            self.waiting.push((id, Ending::NotStarted(reason)));
+            return;
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        // A spawner that is gone is noticed by its news; what it did not take is sent to the next one.
+        let _ = sender.fork(token, &body).await;
+        self.asked.insert(token, (id, body));
+    }
+
+    fn on_news(&mut self, news: News) {
+        match news {
+            News::Forked { token, .. } => {
+                if let Some((id, _)) = self.asked.remove(&token) {
+                    self.forked.insert(token, id);
+                }
+            }
+            News::ForkFailed { token, errno } => {
+                if let Some((id, _)) = self.asked.remove(&token) {
+                    let error = io::Error::from_raw_os_error(errno);
+                    let reason = format!("no process could be made: {error}");
+                    self.waiting.push((id, Ending::NotStarted(reason)));
+                }
+            }
+            News::Gone { token, status } => {
+                if let Some(id) = self.forked.remove(&token) {
+                    self.waiting.push((id, ending(status)));
+                }
+            }
+        }
+    }
+
+    async fn respawn(&mut self) -> Spawner {
+        // The shims of the dead spawner live on; they are watched like those of an earlier agent.
+        for (_, id) in std::mem::take(&mut self.forked) {
+            self.waiting.push((id, Ending::Unclear));
+        }
+        loop {
+            match Spawner::start(&self.executable) {
+                Ok(spawner) => return spawner,
+                Err(error) => tracing::error!(%error, "failed to start the spawner"),
+            }
+            tokio::time::sleep(RESPAWN_PAUSE).await;
+        }
+    }
+
+    async fn resend(&mut self, sender: &mut crate::spawner::Sender) {
+        // The once-gate makes a second sending of the same attempt harmless.
+        for (id, body) in std::mem::take(&mut self.asked).into_values() {
+            self.start(id, body, sender).await;
+        }
+    }
+
+    /// Starts work on what waits, as one group with one sync, unless a group is under way.
+    fn start_group(&mut self) {
+        if self.waiting.is_empty() && self.forgotten.is_empty() {
+            return;
+        }
+        let Some(mut journal) = self.journal.take() else {
+            return;
+        };
+        let count = self.waiting.len().min(MOST_GROUP);
+        let waiting: Vec<_> = self.waiting.drain(..count).collect();
+        let forgotten = std::mem::take(&mut self.forgotten);
+        let ledger = Arc::clone(&self.ledger);
+        self.group.spawn_blocking(move || {
+            let mut ended = Vec::with_capacity(waiting.len());
+            let mut running = Vec::new();
+            let mut failed = Vec::new();
+            for (id, ending) in waiting {
+                match look(&ledger, &id, &ending) {
+                    Ok(Found::Ended(Held { ended: Some(end), .. })) => ended.push((id, end)),
+                    Ok(Found::Ended(_)) => failed.push((id, Ending::Unclear)),
+                    Ok(Found::Running { shim, .. }) => running.push((id, shim)),
+                    Err(error) => {
+                        tracing::error!(%error, attempt = %id, "failed to read an attempt's record");
+                        failed.push((id, ending));
+                    }
+                }
+            }
+            if !ended.is_empty()
+                && let Err(error) = journal.append(&ended)
+            {
+                // The records are there; only a power cut could take them, and a full disk must not hold back an end.
+                tracing::error!(%error, "failed to journal ends");
+            }
+            for id in &forgotten {
+                if let Err(error) = ledger.forget(id) {
+                    tracing::warn!(%error, attempt = %id, "failed to remove an attempt's files");
+                }
+            }
+            if !forgotten.is_empty()
+                && let Err(error) = journal.forget(&forgotten)
+            {
+                tracing::warn!(%error, "failed to note what is forgotten");
+            }
+            if !failed.is_empty() {
+                std::thread::sleep(RESPAWN_PAUSE);
+            }
+            Group {
+                journal,
+                ended,
+                running,
+                failed,
+            }
+        });
+    }
+
+    /// Tells the ends of a group; false when nobody listens any more.
+    async fn finish_group(&mut self, group: Group) -> bool {
+        self.journal = Some(group.journal);
+        self.waiting.extend(group.failed);
+        for (id, shim) in group.running {
+            if let Err(error) = self.watch(id.clone(), shim) {
+                tracing::error!(%error, attempt = %id, "failed to watch a shim");
+                self.waiting.push((id, Ending::Unclear));
+            }
+        }
+        for end in group.ended {
+            if self.ends.send(end).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What the end of a shim means.
+fn ending(status: i32) -> Ending {
+    match status {
+        SHIM_OK => Ending::Recorded,
+        // Another shim took the gate, or a signal killed this one: the record tells.
+        SHIM_EXISTS => Ending::Unclear,
+        status if status < 0 => Ending::Unclear,
+        status if status >= SHIM_NO_RECORD => {
+            let error = io::Error::from_raw_os_error(status - SHIM_NO_RECORD);
+            Ending::NotStarted(format!("the attempt's record could not be made: {error}"))
+        }
+        status => Ending::NotStarted(format!("the shim refused the request (status {status})")),
+    }
+}
+
+fn look(ledger: &Ledger, id: &AttemptId, ending: &Ending) -> io::Result<Found> {
+    match ending {
+        Ending::Recorded => {
+            let record = ledger.record(id)?.unwrap_or_default();
+            if record.emptied {
+                Ok(Found::Ended(crate::ledger::held(id.clone(), record)))
+            } else {
+                adopt(ledger, id)
+            }
+        }
+        Ending::Unclear => {
+            // Where there is no gate yet, it is taken now, so that the attempt cannot start behind our back.
+            ledger.seal(id)?;
+            adopt(ledger, id)
+        }
+        Ending::NotStarted(reason) => Ok(Found::Ended(Held {
+            id: id.clone(),
+            namespace: String::new(),
+            name: String::new(),
+            grace_secs: 0,
+            charge: crate::attempt::Charge::default(),
+            ended: Some(Ended {
+                finished_micros: Some(crate::shim::now_micros()),
+                start_error: Some(reason.clone()),
+                ..Ended::default()
+            }),
+        })),
+    }
+}
+
+/// Reads a spawner's news in a task of its own, because half a message must not be dropped.
+fn listen(mut receiver: crate::spawner::Receiver) -> mpsc::Receiver<News> {
+    let (sender, news) = mpsc::channel(COMMAND_QUEUE);
+    tokio::spawn(async move {
+        while let Some(one) = receiver.next().await {
+            if sender.send(one).await.is_err() {
+                return;
+            }
+        }
+    });
+    news
+}
