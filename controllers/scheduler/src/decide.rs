@@ -147,13 +147,13 @@ impl Cluster {
         let needs = &key.requirements;
         let before = class.blocked.filter(|blocked| !blocked.by_queue);
         let (best, news) = match before {
-            None => (self.best_node(needs, self.candidates(needs), None).0, true),
+            None => (Self::best_node(needs, self.candidates(needs), None).0, true),
             Some(before) => {
                 let freed = self.freed.range(before.at + 1..).map(|(_, name)| name);
                 let asked =
                     freed.filter(|name| needs.node_name.as_ref().is_none_or(|pin| pin == *name));
                 let states = asked.filter_map(|name| self.nodes.get_key_value(name));
-                let (best, news) = self.best_node(needs, states, class.reason.as_ref());
+                let (best, news) = Self::best_node(needs, states, class.reason.as_ref());
                 (best, news || before.shape != self.shape)
             }
         };
@@ -176,7 +176,6 @@ impl Cluster {
     /// The best of some nodes, and whether those that fail may change the reason that is known. They do not when they
     /// fail for the same class of reasons, or for a farther one while the node that the reason is judged by is another.
     fn best_node<'a>(
-        &'a self,
         needs: &Requirements,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
         known: Option<&Known>,
@@ -286,16 +285,13 @@ impl Cluster {
         while decisions.len() < limit
             && let Some((order, id)) = heads.pop_first()
         {
-            let why = match reasons.get(&id) {
-                Some(why) => Arc::clone(why),
-                None => {
-                    let Some(why) = self.class_reason(id) else {
-                        continue;
-                    };
-                    let why = Arc::new(why);
-                    reasons.insert(id, Arc::clone(&why));
-                    why
-                }
+            if !reasons.contains_key(&id)
+                && let Some(why) = self.class_reason(id)
+            {
+                reasons.insert(id, Arc::new(why));
+            }
+            let Some(why) = reasons.get(&id).map(Arc::clone) else {
+                continue;
             };
             self.pending.told(id, &order);
             decisions.push(Decision::Waiting {

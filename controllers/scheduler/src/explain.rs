@@ -8,7 +8,7 @@ use crate::fit;
 use crate::input::{Bytes, GpuRequest, JobUid, MilliCpu, NodeName, QueueName, Requirements};
 use crate::node_state::NodeState;
 use crate::pending::Known;
-use crate::reason::{Misfit, ReasonClass};
+use crate::reason::{Misfit, ReasonClass, Words};
 
 /// Why a job waits, or could never run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,23 +149,25 @@ impl fmt::Display for Explanation {
                 write!(f, "the node {node} that it is pinned to is not known")
             }
             Explanation::NoNodes => f.write_str("no node is known"),
-            Explanation::Nodes(reasons) => reasons.fmt(f),
+            Explanation::Nodes(reasons) => reasons.write(false, f),
             Explanation::Never(reasons) => {
-                write!(f, "no known node could ever run it: {reasons}")
+                f.write_str("no known node could ever run it: ")?;
+                reasons.write(true, f)
             }
         }
     }
 }
 
-impl fmt::Display for NodeReasons {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl NodeReasons {
+    fn write(&self, ever: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, item) in self.items.iter().enumerate() {
             if at > 0 {
                 f.write_str("; ")?;
             }
             let noun = if self.total == 1 { "node" } else { "nodes" };
             write!(f, "{} of {} {noun} ", item.nodes, self.total)?;
-            item.misfit.describe(item.nodes, &item.best, f)?;
+            item.misfit
+                .describe(&Words::about(item.nodes, ever, &item.best), f)?;
         }
         Ok(())
     }

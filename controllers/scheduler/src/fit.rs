@@ -139,6 +139,12 @@ pub(crate) fn could_ever(
             free: water.memory,
         });
     }
+    // A capability that was never reported may still turn out to be enough.
+    let mut lenient = needs.clone();
+    if water.gpus.values().any(|gpu| gpu.capability.is_none()) {
+        lenient.gpu_min_capability = None;
+    }
+    let needs = &lenient;
     let wanted = needs.gpus.count();
     let known: Vec<(&Gpu, String)> = water
         .gpus

@@ -265,15 +265,13 @@ impl Misfit {
     }
 
     /// The words after `2 of 3 nodes`, with the figures of this node as the best one.
-    pub(crate) fn describe(
-        &self,
-        nodes: usize,
-        best: &NodeName,
-        f: &mut fmt::Formatter<'_>,
-    ) -> fmt::Result {
-        let one = nodes == 1;
-        let lack = if one { "lacks" } else { "lack" };
-        let are = if one { "is" } else { "are" };
+    pub(crate) fn describe(&self, words: &Words<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Words {
+            lack,
+            are,
+            free,
+            best,
+        } = words;
         match self {
             Misfit::NotPinned => write!(f, "{are} not the node it is pinned to"),
             Misfit::Selector { key, wanted } => {
@@ -298,10 +296,49 @@ impl Misfit {
                 };
                 write!(f, "{are} unschedulable: {best} was told to {word}")
             }
+            Misfit::HeldWhole => write!(f, "{are} held whole by another job, such as {best}"),
+            Misfit::NotEmpty { jobs } => {
+                let noun = if *jobs == 1 { "job" } else { "jobs" };
+                write!(f, "{are} not empty: best has {jobs} {noun}, {best}")
+            }
+            Misfit::Full { max_jobs } => {
+                write!(
+                    f,
+                    "{are} full: best has {max_jobs} of {max_jobs} jobs, {best}"
+                )
+            }
+            Misfit::Cpu { wanted, free: has } => {
+                write!(
+                    f,
+                    "{lack} CPU: best has {has} of {wanted} cores {free} on {best}"
+                )
+            }
+            Misfit::Memory { wanted, free: has } => {
+                write!(
+                    f,
+                    "{lack} memory: best has {} {free} on {best}",
+                    Pair(*has, *wanted)
+                )
+            }
+            Misfit::GpuCount { .. }
+            | Misfit::GpuModel { .. }
+            | Misfit::GpuMemory { .. }
+            | Misfit::GpuCapability { .. }
+            | Misfit::GpuHealth { .. }
+            | Misfit::GpusBusy { .. }
+            | Misfit::Vram { .. } => self.describe_gpus(words, f),
+        }
+    }
+
+    fn describe_gpus(&self, words: &Words<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Words {
+            lack, free, best, ..
+        } = words;
+        match self {
             Misfit::GpuCount { wanted, total } => {
                 write!(
                     f,
-                    "{lack} GPUs: best has {total} of {wanted} in all, {best}"
+                    "{lack} GPUs: best has {total} of {wanted} in all on {best}"
                 )
             }
             Misfit::GpuModel {
@@ -311,7 +348,7 @@ impl Misfit {
             } => {
                 write!(
                     f,
-                    "{lack} the GPU model: best has {matching} of {wanted} {model}, {best}"
+                    "{lack} the GPU model: best has {matching} of {wanted} {model} on {best}"
                 )
             }
             Misfit::GpuMemory {
@@ -321,7 +358,8 @@ impl Misfit {
                 best: largest,
             } => write!(
                 f,
-                "{lack} large enough GPUs: best has {matching} of {wanted} with {memory} in all and then {largest}, {best}"
+                "{lack} large enough GPUs: best has {matching} of {wanted} with {memory} in all and then one with \
+                 {largest} on {best}"
             ),
             Misfit::GpuCapability {
                 capability,
@@ -329,37 +367,16 @@ impl Misfit {
                 matching,
             } => write!(
                 f,
-                "{lack} new enough GPUs: best has {matching} of {wanted} with compute capability {capability}, {best}"
+                "{lack} new enough GPUs: best has {matching} of {wanted} with compute capability {capability} on {best}"
             ),
             Misfit::GpuHealth { wanted, healthy } => {
                 write!(
                     f,
-                    "{lack} healthy GPUs: best has {healthy} of {wanted}, {best}"
+                    "{lack} healthy GPUs: best has {healthy} of {wanted} on {best}"
                 )
-            }
-            Misfit::HeldWhole => write!(f, "{are} held whole by another job, such as {best}"),
-            Misfit::NotEmpty { jobs } => {
-                write!(
-                    f,
-                    "{are} not empty: {best} has {jobs} of 0 jobs that it may have"
-                )
-            }
-            Misfit::Full { max_jobs } => {
-                write!(f, "{are} full: {best} has {max_jobs} of {max_jobs} jobs")
-            }
-            Misfit::Cpu { wanted, free } => {
-                write!(
-                    f,
-                    "{lack} CPU: best has {free} of {wanted} cores free, {best}"
-                )
-            }
-            Misfit::Memory { wanted, free } => {
-                write!(f, "{lack} memory: best has ")?;
-                pair(*free, *wanted, f)?;
-                write!(f, " free, {best}")
             }
             Misfit::GpusBusy { wanted, idle } => {
-                write!(f, "{lack} idle GPUs: best has {idle} of {wanted}, {best}")
+                write!(f, "{lack} idle GPUs: best has {idle} of {wanted} on {best}")
             }
             Misfit::Vram {
                 wanted,
@@ -372,20 +389,60 @@ impl Misfit {
                 if *count > 1 {
                     write!(f, "{fitting} of {count} GPUs and then ")?;
                 }
-                pair(*best_free, *wanted, f)?;
-                write!(f, " free on gpu {best_gpu} of {best}")
+                write!(
+                    f,
+                    "{} {free} on gpu {best_gpu} of {best}",
+                    Pair(*best_free, *wanted)
+                )
             }
+            Misfit::NotPinned
+            | Misfit::Selector { .. }
+            | Misfit::Needs { .. }
+            | Misfit::Taint { .. }
+            | Misfit::Avoided
+            | Misfit::NotReady
+            | Misfit::Cordoned
+            | Misfit::Desired(_)
+            | Misfit::HeldWhole
+            | Misfit::NotEmpty { .. }
+            | Misfit::Full { .. }
+            | Misfit::Cpu { .. }
+            | Misfit::Memory { .. } => Ok(()),
+        }
+    }
+}
+
+/// The words that depend on how many nodes a sentence is about, and whether it is about now or for ever.
+pub(crate) struct Words<'a> {
+    lack: &'static str,
+    are: &'static str,
+    free: &'static str,
+    best: &'a NodeName,
+}
+
+impl<'a> Words<'a> {
+    pub(crate) fn about(nodes: usize, ever: bool, best: &'a NodeName) -> Self {
+        let one = nodes == 1;
+        Self {
+            lack: if one { "lacks" } else { "lack" },
+            are: if one { "is" } else { "are" },
+            free: if ever { "in all" } else { "free" },
+            best,
         }
     }
 }
 
 /// `9.2 of 16.5 GiB`, or with both units where they differ.
-fn pair(have: Bytes, wanted: Bytes, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (have, wanted) = (have.to_string(), wanted.to_string());
-    match (have.split_once(' '), wanted.split_once(' ')) {
-        (Some((number, unit)), Some((_, wanted_unit))) if unit == wanted_unit => {
-            write!(f, "{number} of {wanted}")
+struct Pair(Bytes, Bytes);
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (have, wanted) = (self.0.to_string(), self.1.to_string());
+        match (have.split_once(' '), wanted.split_once(' ')) {
+            (Some((number, unit)), Some((_, wanted_unit))) if unit == wanted_unit => {
+                write!(f, "{number} of {wanted}")
+            }
+            _ => write!(f, "{have} of {wanted}"),
         }
-        _ => write!(f, "{have} of {wanted}"),
     }
 }
