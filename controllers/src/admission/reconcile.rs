@@ -1,0 +1,78 @@
+//! The shell of admission.
+
+use crds::{DEFAULT_QUEUE, Job};
+use jiff::Timestamp;
+
+use super::decide::{Observed, decide, enqueue_time};
+use super::resolve::resolve;
+use crate::ControllerName;
+use crate::shell::{Change, Controller, Key, Plan, Subject, Wanted, World, is_ended};
+
+/// Admission.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    /// The last place in the queue that was given.
+    last: Option<Timestamp>,
+}
+
+/// Can a change of a queue or profile still matter to it?
+fn is_open(job: &Job) -> bool {
+    let bound = job.status.as_ref().is_some_and(|s| s.binding.is_some());
+    !bound && !is_ended(job)
+}
+
+impl Controller for Admission {
+    fn name(&self) -> ControllerName {
+        ControllerName::Admission
+    }
+
+    fn on_change(&mut self, change: &Change, world: &World, _: Timestamp, wanted: &mut Wanted) {
+        match change {
+            Change::Job(delta) => {
+                if delta.new.as_ref().is_some_and(|job| !is_ended(job)) {
+                    wanted.job(&delta.key);
+                }
+            }
+            Change::Queue(delta) => {
+                for (key, job) in world.jobs.iter() {
+                    let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
+                    if *delta.key.name == *queue && is_open(job) {
+                        wanted.job(key);
+                    }
+                }
+            }
+            Change::Profile => {
+                for (key, _) in world.jobs.iter().filter(|(_, job)| is_open(job)) {
+                    wanted.job(key);
+                }
+            }
+            Change::Node(_) | Change::Lease(_) => {}
+        }
+    }
+
+    fn reconcile(&mut self, subject: &Subject, world: &World, now: Timestamp) -> Plan {
+        let Subject::Job(key) = subject else {
+            return Plan::nothing();
+        };
+        let Some(job) = world.jobs.get(key) else {
+            return Plan::nothing();
+        };
+        let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
+        let queue = world.queues.get(&Key::cluster(queue));
+        let profiles = world.profiles.iter().map(|(_, profile)| profile.as_ref());
+        let created = job.metadata.creation_timestamp.as_ref();
+        let enqueue_time = enqueue_time(now, created.map(|time| time.0), self.last);
+        let plan = decide(Observed {
+            job,
+            parent: world.parent_of(job).map(AsRef::as_ref),
+            resolved: resolve(&job.spec, queue.map(AsRef::as_ref), profiles),
+            enqueue_time,
+            now,
+        });
+        let known = job.status.as_ref().and_then(|s| s.enqueue_time.as_ref());
+        if known.is_none() && !plan.ops.is_empty() {
+            self.last = Some(enqueue_time);
+        }
+        plan
+    }
+}

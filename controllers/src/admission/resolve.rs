@@ -1,0 +1,666 @@
+//! Resolves what is in force for a job: job over queue over profile over built-in default, value by value. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::job::{OnNodeLost, Resources, Toleration};
+use crds::job_status::{Effective, Source, Sourced};
+use crds::queue::JobDefaults;
+use crds::{DEFAULT_QUEUE, JobSpec, Profile, Quantity, Queue, QueueSpec};
+
+/// Default of `resources.cpu`, in thousandths of a core.
+const DEFAULT_CPU_MILLIS: u64 = 1000;
+/// Default of `fenceSeconds` (rules.md section 4).
+const DEFAULT_FENCE_SECS: u32 = 2400;
+/// Default of `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECS: u32 = 30;
+/// Bound of a relative priority, of a job and of a queue.
+const PRIORITY_BOUND: i32 = 1000;
+
+/// Why a job cannot be resolved for now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Withheld {
+    /// It names a queue that does not exist.
+    #[error("there is no queue `{0}`")]
+    QueueNotFound(String),
+    /// It names a profile that does not exist.
+    #[error("there is no profile `{0}`")]
+    ProfileNotFound(String),
+    /// A value cannot be read.
+    #[error("{field}: {problem}")]
+    InvalidSpec {
+        /// The field, such as `spec.resources.cpu`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It uses what this version cannot do.
+    #[error("{0} is not supported by this version")]
+    NotSupportedYet(&'static str),
+}
+
+impl Withheld {
+    /// Class of the reason, as `status.waiting.reason` says it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::QueueNotFound(_) => "QueueNotFound",
+            Self::ProfileNotFound(_) => "ProfileNotFound",
+            Self::InvalidSpec { .. } => "InvalidSpec",
+            Self::NotSupportedYet(_) => "NotSupportedYet",
+        }
+    }
+
+    /// Every class of reason that admission writes.
+    pub(super) const REASONS: [&'static str; 4] = [
+        "QueueNotFound",
+        "ProfileNotFound",
+        "InvalidSpec",
+        "NotSupportedYet",
+    ];
+}
+
+/// One source of values, in order of precedence.
+struct Layer<'a> {
+    source: Source,
+    path: &'static str,
+    defaults: JobDefaults,
+    resources: Option<&'a Resources>,
+}
+
+/// Resolves a job's spec. `queue` is the Queue the spec names (or `default`), if it exists; `profiles` are all Profiles, in
+/// order of their names.
+///
+/// # Errors
+/// When the job has to wait for something, or for somebody to mend it.
+pub fn resolve<'a>(
+    spec: &JobSpec,
+    queue: Option<&Queue>,
+    profiles: impl Iterator<Item = &'a Profile>,
+) -> Result<Effective, Withheld> {
+    refuse_unsupported(spec)?;
+    let queue_name = spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
+    if queue.is_none() && queue_name != DEFAULT_QUEUE {
+        return Err(Withheld::QueueNotFound(queue_name.to_owned()));
+    }
+    let queue = queue.map(|queue| &queue.spec);
+    let profile = find_profile(spec, profiles)?;
+    let layers = layers(spec, queue, profile);
+    let mut effective = Effective {
+        queue: Sourced {
+            value: queue_name.to_owned(),
+            source: if spec.queue.is_some() {
+                Source::Job
+            } else {
+                Source::Default
+            },
+        },
+        priority: priority(&layers, queue),
+        node_name: spec.node_name.clone().map(of_job),
+        gpu: first(&layers, |layer| layer.resources?.gpu.clone()),
+        exclusive: first(&layers, |layer| layer.resources?.exclusive),
+        fence_seconds: of_job_or(spec.fence_seconds, DEFAULT_FENCE_SECS),
+        fence_action: of_job_or(spec.fence_action, Default::default()),
+        on_preemption: first(&layers, |layer| layer.defaults.on_preemption).unwrap_or_default(),
+        preemptible: first(&layers, |layer| layer.defaults.preemptible).unwrap_or_default(),
+        termination_grace_period_seconds: first(&layers, |layer| {
+            layer.defaults.termination_grace_period_seconds
+        })
+        .unwrap_or(by_default(DEFAULT_GRACE_SECS)),
+        active_deadline_seconds: first(&layers, |layer| layer.defaults.active_deadline_seconds),
+        pending_deadline_seconds: first(&layers, |layer| layer.defaults.pending_deadline_seconds),
+        ttl_seconds_after_finished: first(&layers, |layer| {
+            layer.defaults.ttl_seconds_after_finished
+        }),
+        depends_on: spec.depends_on.clone(),
+        ..Effective::default()
+    };
+    let on_node_lost = first(&layers, |layer| layer.defaults.on_node_lost);
+    effective.on_node_lost = on_node_lost.unwrap_or_else(|| {
+        by_default(if effective.preemptible.value {
+            OnNodeLost::Requeue
+        } else {
+            OnNodeLost::Wait
+        })
+    });
+    let gpu = effective.gpu.as_ref().map(|gpu| &gpu.value);
+    if gpu.is_some_and(|gpu| gpu.interconnect.is_some()) {
+        return Err(Withheld::NotSupportedYet("spec.resources.gpu.interconnect"));
+    }
+    resolve_amounts(&mut effective, &layers, queue)?;
+    join_profile(&mut effective, spec, profile.map(|profile| &profile.spec));
+    Ok(effective)
+}
+
+/// Fields whose behaviour comes with a later version. A job that uses one waits and says so: to run it as if it had not
+/// asked would be a lie.
+fn refuse_unsupported(spec: &JobSpec) -> Result<(), Withheld> {
+    let array = spec.array.as_ref();
+    let unsupported = [
+        ("spec.image", spec.image.is_some()),
+        ("spec.replicas above 1", spec.replicas.unwrap_or(1) > 1),
+        ("spec.dependsOn", !spec.depends_on.is_empty()),
+        (
+            "spec.array.matrix",
+            array.is_some_and(|array| !array.matrix.is_empty()),
+        ),
+        (
+            "spec.array.items",
+            array.is_some_and(|array| !array.items.is_empty()),
+        ),
+        ("spec.retry", !spec.retry.is_empty()),
+        (
+            "spec.backoffLimit above 0",
+            spec.backoff_limit.unwrap_or(0) > 0,
+        ),
+        (
+            "spec.oomRetryLimit above 0",
+            spec.oom_retry_limit.unwrap_or(0) > 0,
+        ),
+        (
+            "spec.idleTimeoutSeconds",
+            spec.idle_timeout_seconds.is_some(),
+        ),
+        (
+            "spec.firstOutputTimeoutSeconds",
+            spec.first_output_timeout_seconds.is_some(),
+        ),
+    ];
+    match unsupported.into_iter().find(|(_, used)| *used) {
+        Some((field, _)) => Err(Withheld::NotSupportedYet(field)),
+        None => Ok(()),
+    }
+}
+
+/// The profile that the job names, or else the first whose rules match its command.
+fn find_profile<'a>(
+    spec: &JobSpec,
+    mut profiles: impl Iterator<Item = &'a Profile>,
+) -> Result<Option<&'a Profile>, Withheld> {
+    if let Some(name) = &spec.profile {
+        let named = profiles.find(|profile| profile.metadata.name.as_ref() == Some(name));
+        return match named {
+            Some(profile) => Ok(Some(profile)),
+            None => Err(Withheld::ProfileNotFound(name.clone())),
+        };
+    }
+    if spec.command.is_empty() {
+        return Ok(None);
+    }
+    let command = spec.command.join(" ");
+    Ok(profiles.find(|profile| {
+        let rules = &profile.spec.matches;
+        rules.iter().any(|rule| matches_glob(&rule.glob, &command))
+    }))
+}
+
+/// Does a text match a pattern in which `*` stands for any text?
+fn matches_glob(glob: &str, text: &str) -> bool {
+    let mut parts = glob.split('*');
+    let Some(mut rest) = parts.next().and_then(|head| text.strip_prefix(head)) else {
+        return false;
+    };
+    let parts: Vec<&str> = parts.collect();
+    let Some((tail, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
+    for part in middle {
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(tail)
+}
+
+fn layers<'a>(
+    spec: &'a JobSpec,
+    queue: Option<&'a QueueSpec>,
+    profile: Option<&'a Profile>,
+) -> [Layer<'a>; 3] {
+    let own = JobDefaults {
+        resources: None,
+        priority: spec.priority,
+        preemptible: spec.preemptible,
+        on_preemption: spec.on_preemption,
+        on_node_lost: spec.on_node_lost,
+        active_deadline_seconds: spec.active_deadline_seconds,
+        pending_deadline_seconds: spec.pending_deadline_seconds,
+        termination_grace_period_seconds: spec.termination_grace_period_seconds,
+        ttl_seconds_after_finished: spec.ttl_seconds_after_finished,
+    };
+    let layer = |source, path, defaults: Option<&'a JobDefaults>| Layer {
+        source,
+        path,
+        defaults: defaults.cloned().unwrap_or_default(),
+        resources: defaults.and_then(|defaults| defaults.resources.as_ref()),
+    };
+    let queue = queue.and_then(|queue| queue.defaults.as_ref());
+    let profile = profile.and_then(|profile| profile.spec.defaults.as_ref());
+    [
+        Layer {
+            source: Source::Job,
+            path: "spec.resources",
+            defaults: own,
+            resources: spec.resources.as_ref(),
+        },
+        layer(Source::Queue, "the queue's defaults.resources", queue),
+        layer(Source::Profile, "the profile's defaults.resources", profile),
+    ]
+}
+
+/// The value of the first layer that has one.
+fn first<T>(layers: &[Layer<'_>], value: impl Fn(&Layer<'_>) -> Option<T>) -> Option<Sourced<T>> {
+    layers.iter().find_map(|layer| {
+        Some(Sourced {
+            value: value(layer)?,
+            source: layer.source,
+        })
+    })
+}
+
+fn of_job<T>(value: T) -> Sourced<T> {
+    Sourced {
+        value,
+        source: Source::Job,
+    }
+}
+
+fn by_default<T>(value: T) -> Sourced<T> {
+    Sourced {
+        value,
+        source: Source::Default,
+    }
+}
+
+fn of_job_or<T>(value: Option<T>, default: T) -> Sourced<T> {
+    value.map_or_else(|| by_default(default), of_job)
+}
+
+/// The queue's base and what the job adds to it.
+fn priority(layers: &[Layer<'_>], queue: Option<&QueueSpec>) -> Sourced<i32> {
+    let base = queue.and_then(|queue| queue.priority);
+    let unsaid = if base.is_some() {
+        Source::Queue
+    } else {
+        Source::Default
+    };
+    let own = first(layers, |layer| layer.defaults.priority);
+    let mut own = own.unwrap_or(Sourced {
+        value: 0,
+        source: unsaid,
+    });
+    let floor = queue.and_then(|queue| queue.floors.as_ref()?.priority);
+    if let Some(floor) = floor.filter(|floor| *floor > own.value) {
+        own = Sourced {
+            value: floor,
+            source: Source::Queue,
+        };
+    }
+    let bounded = |value: i32| value.clamp(-PRIORITY_BOUND, PRIORITY_BOUND);
+    Sourced {
+        value: bounded(base.unwrap_or(0)) + bounded(own.value),
+        source: own.source,
+    }
+}
+
+/// CPU, memory, number of GPUs and memory on each.
+fn resolve_amounts(
+    effective: &mut Effective,
+    layers: &[Layer<'_>],
+    queue: Option<&QueueSpec>,
+) -> Result<(), Withheld> {
+    let cpu = amount(layers, "cpu", |r| r.cpu.as_ref(), Quantity::millis)?;
+    effective.cpu_millis = cpu.unwrap_or(by_default(DEFAULT_CPU_MILLIS));
+    let memory = amount(layers, "memory", |r| r.memory.as_ref(), Quantity::bytes)?;
+    effective.memory_bytes = memory.unwrap_or(by_default(0));
+    let mut vram = amount(layers, "vram", |r| r.vram.as_ref(), Quantity::bytes)?;
+    let implied = vram.as_ref().map(|vram| Sourced {
+        value: 1,
+        source: vram.source,
+    });
+    effective.gpus = first(layers, |layer| layer.resources?.gpus)
+        .or(implied)
+        .unwrap_or(by_default(0));
+    if effective.gpus.value == 0 {
+        return Ok(());
+    }
+    let floor = queue.and_then(|queue| queue.floors.as_ref()?.vram.as_ref());
+    if let (Some(vram), Some(floor)) = (&mut vram, floor) {
+        let floor = floor.bytes().map_err(|error| Withheld::InvalidSpec {
+            field: "the queue's floors.vram".to_owned(),
+            problem: error.to_string(),
+        })?;
+        if floor > vram.value {
+            *vram = Sourced {
+                value: floor,
+                source: Source::Queue,
+            };
+        }
+    }
+    effective.vram_bytes = vram;
+    Ok(())
+}
+
+/// A quantity of the first layer that has one, as a number.
+fn amount<E: std::fmt::Display>(
+    layers: &[Layer<'_>],
+    name: &str,
+    quantity: impl Fn(&Resources) -> Option<&Quantity>,
+    read: impl Fn(&Quantity) -> Result<u64, E>,
+) -> Result<Option<Sourced<u64>>, Withheld> {
+    for layer in layers {
+        let Some(quantity) = layer.resources.and_then(&quantity) else {
+            continue;
+        };
+        return match read(quantity) {
+            Ok(value) => Ok(Some(Sourced {
+                value,
+                source: layer.source,
+            })),
+            Err(error) => Err(Withheld::InvalidSpec {
+                field: format!("{}.{name}", layer.path),
+                problem: error.to_string(),
+            }),
+        };
+    }
+    Ok(None)
+}
+
+/// Adds what the profile asks of nodes to what the job asks; both hold.
+fn join_profile(effective: &mut Effective, spec: &JobSpec, profile: Option<&crds::ProfileSpec>) {
+    let none = crds::ProfileSpec::default();
+    let profile = profile.unwrap_or(&none);
+    effective.env.clone_from(&profile.env);
+    let source = |of_job: bool| if of_job { Source::Job } else { Source::Profile };
+
+    let mut labels: BTreeMap<String, String> = profile.node_selector.clone();
+    labels.extend(spec.node_selector.clone());
+    effective.node_selector = (!labels.is_empty()).then(|| Sourced {
+        value: labels,
+        source: source(!spec.node_selector.is_empty()),
+    });
+
+    let mut seen = BTreeSet::new();
+    let needs = spec.needs.iter().chain(&profile.needs);
+    let needs: Vec<String> = needs.filter(|need| seen.insert(*need)).cloned().collect();
+    effective.needs = (!needs.is_empty()).then(|| Sourced {
+        value: needs,
+        source: source(!spec.needs.is_empty()),
+    });
+
+    let mut tolerations: Vec<Toleration> = spec.tolerations.clone();
+    for toleration in &profile.tolerations {
+        if !tolerations.contains(toleration) {
+            tolerations.push(toleration.clone());
+        }
+    }
+    effective.tolerations = (!tolerations.is_empty()).then(|| Sourced {
+        value: tolerations,
+        source: source(!spec.tolerations.is_empty()),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::ProfileSpec;
+    use crds::profile::CommandMatch;
+    use crds::queue::JobFloors;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn quantity(text: &str) -> Option<Quantity> {
+        Some(Quantity(text.to_owned()))
+    }
+
+    fn queue(spec: QueueSpec) -> Queue {
+        Queue::new("research", spec)
+    }
+
+    fn in_research(mut spec: JobSpec) -> JobSpec {
+        spec.queue = Some("research".to_owned());
+        spec
+    }
+
+    fn with_resources(resources: Resources) -> JobSpec {
+        JobSpec {
+            command: vec!["train".to_owned(), "--fast".to_owned()],
+            resources: Some(resources),
+            ..JobSpec::default()
+        }
+    }
+
+    fn defaults(resources: Resources) -> Option<JobDefaults> {
+        Some(JobDefaults {
+            resources: Some(resources),
+            ..JobDefaults::default()
+        })
+    }
+
+    fn sourced<T>(value: T, source: Source) -> Sourced<T> {
+        Sourced { value, source }
+    }
+
+    #[test]
+    fn a_job_that_says_nothing_gets_the_built_in_defaults() {
+        let effective = resolve(&JobSpec::default(), None, [].iter()).unwrap();
+        assert_eq!(effective.queue, by_default("default".to_owned()));
+        assert_eq!(effective.priority, by_default(0));
+        assert_eq!(effective.cpu_millis, by_default(1000));
+        assert_eq!(effective.memory_bytes, by_default(0));
+        assert_eq!(effective.gpus, by_default(0));
+        assert_eq!(effective.vram_bytes, None);
+        assert_eq!(effective.on_node_lost, by_default(OnNodeLost::Wait));
+        assert_eq!(effective.termination_grace_period_seconds, by_default(30));
+        assert_eq!(effective.fence_seconds, by_default(2400));
+    }
+
+    #[test]
+    fn each_value_comes_from_the_first_who_says_it() {
+        let queue = queue(QueueSpec {
+            defaults: defaults(Resources {
+                memory: quantity("2Gi"),
+                cpu: quantity("3"),
+                ..Resources::default()
+            }),
+            ..QueueSpec::default()
+        });
+        let profile = Profile::new(
+            "large",
+            ProfileSpec {
+                defaults: defaults(Resources {
+                    memory: quantity("9Gi"),
+                    vram: quantity("40Gi"),
+                    ..Resources::default()
+                }),
+                ..ProfileSpec::default()
+            },
+        );
+        let mut spec = in_research(with_resources(Resources {
+            cpu: quantity("500m"),
+            ..Resources::default()
+        }));
+        spec.profile = Some("large".to_owned());
+        let effective = resolve(&spec, Some(&queue), [profile].iter()).unwrap();
+        assert_eq!(effective.cpu_millis, sourced(500, Source::Job));
+        assert_eq!(effective.memory_bytes, sourced(2 * GIB, Source::Queue));
+        let vram = Some(sourced(40 * GIB, Source::Profile));
+        assert_eq!(effective.vram_bytes, vram);
+        assert_eq!(effective.gpus, sourced(1, Source::Profile));
+    }
+
+    #[test]
+    fn gpu_memory_without_gpus_means_one_and_no_gpus_means_no_gpu_memory() {
+        let asks = |gpus, vram| {
+            let spec = with_resources(Resources {
+                gpus,
+                vram: quantity(vram),
+                ..Resources::default()
+            });
+            let effective = resolve(&spec, None, [].iter()).unwrap();
+            (effective.gpus.value, effective.vram_bytes.map(|v| v.value))
+        };
+        assert_eq!(asks(None, "10Gi"), (1, Some(10 * GIB)));
+        assert_eq!(asks(Some(2), "10Gi"), (2, Some(10 * GIB)));
+        assert_eq!(asks(Some(0), "10Gi"), (0, None));
+    }
+
+    #[test]
+    fn a_queue_s_floors_lift_what_is_declared_and_only_that() {
+        let queue = queue(QueueSpec {
+            floors: Some(JobFloors {
+                vram: quantity("8Gi"),
+                priority: Some(-5),
+            }),
+            ..QueueSpec::default()
+        });
+        let resolved = |gpus, vram: Option<&str>| {
+            let mut spec = in_research(with_resources(Resources {
+                gpus,
+                vram: vram.and_then(quantity),
+                ..Resources::default()
+            }));
+            spec.priority = Some(-100);
+            resolve(&spec, Some(&queue), [].iter()).unwrap()
+        };
+        let lifted = resolved(None, Some("4Gi"));
+        assert_eq!(lifted.vram_bytes, Some(sourced(8 * GIB, Source::Queue)));
+        assert_eq!(lifted.priority, sourced(-5, Source::Queue));
+        let above = resolved(None, Some("9Gi"));
+        assert_eq!(above.vram_bytes, Some(sourced(9 * GIB, Source::Job)));
+        assert_eq!(resolved(Some(1), None).vram_bytes, None);
+    }
+
+    #[test]
+    fn priority_is_the_queue_s_base_and_the_job_s_own_within_bounds() {
+        let priority = |base, own| {
+            let queue = queue(QueueSpec {
+                priority: base,
+                ..QueueSpec::default()
+            });
+            let spec = in_research(JobSpec {
+                priority: own,
+                ..JobSpec::default()
+            });
+            resolve(&spec, Some(&queue), [].iter()).unwrap().priority
+        };
+        assert_eq!(priority(Some(100), Some(-30)), sourced(70, Source::Job));
+        assert_eq!(priority(Some(100), None), sourced(100, Source::Queue));
+        assert_eq!(priority(None, None), sourced(0, Source::Default));
+        let most = priority(Some(i32::MAX), Some(i32::MAX));
+        assert_eq!(most, sourced(2000, Source::Job));
+    }
+
+    #[test]
+    fn a_preemptible_job_is_requeued_when_its_node_is_lost_unless_it_says_otherwise() {
+        let lost = |on_node_lost| {
+            let spec = JobSpec {
+                preemptible: Some(true),
+                on_node_lost,
+                ..JobSpec::default()
+            };
+            resolve(&spec, None, [].iter()).unwrap().on_node_lost
+        };
+        assert_eq!(lost(None), by_default(OnNodeLost::Requeue));
+        assert_eq!(lost(Some(OnNodeLost::Wait)), of_job(OnNodeLost::Wait));
+    }
+
+    #[test]
+    fn what_a_profile_asks_of_nodes_is_added_to_what_the_job_asks() {
+        let profile = Profile::new(
+            "cuda",
+            ProfileSpec {
+                node_selector: BTreeMap::from([
+                    ("zone".to_owned(), "a".to_owned()),
+                    ("disk".to_owned(), "ssd".to_owned()),
+                ]),
+                needs: vec!["cuda-12".to_owned()],
+                matches: vec![CommandMatch {
+                    glob: "train *".to_owned(),
+                }],
+                ..ProfileSpec::default()
+            },
+        );
+        let mut spec = with_resources(Resources::default());
+        spec.node_selector = BTreeMap::from([("zone".to_owned(), "b".to_owned())]);
+        let effective = resolve(&spec, None, [profile].iter()).unwrap();
+        let labels = effective.node_selector.unwrap();
+        assert_eq!(labels.source, Source::Job);
+        assert_eq!(labels.value["zone"], "b");
+        assert_eq!(labels.value["disk"], "ssd");
+        let needs = sourced(vec!["cuda-12".to_owned()], Source::Profile);
+        assert_eq!(effective.needs, Some(needs));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (glob, text, matched) in [
+            ("train", "train", true),
+            ("train", "train x", false),
+            ("train*", "train x", true),
+            ("*train", "python train", true),
+            ("*train*", "a train b", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("ab*ba", "aba", false),
+            ("*", "", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(matches_glob(glob, text), matched, "{glob} on {text}");
+        }
+    }
+
+    #[test]
+    fn a_job_is_withheld_for_what_is_missing() {
+        let named = in_research(JobSpec::default());
+        let missing = resolve(&named, None, [].iter()).unwrap_err();
+        assert_eq!(missing.reason(), "QueueNotFound");
+        let spec = JobSpec {
+            profile: Some("gone".to_owned()),
+            ..JobSpec::default()
+        };
+        let missing = resolve(&spec, None, [].iter()).unwrap_err();
+        assert_eq!(missing, Withheld::ProfileNotFound("gone".to_owned()));
+    }
+
+    #[test]
+    fn a_quantity_that_cannot_be_read_names_its_field() {
+        let spec = with_resources(Resources {
+            memory: quantity("lots"),
+            ..Resources::default()
+        });
+        let error = resolve(&spec, None, [].iter()).unwrap_err();
+        assert!(error.to_string().starts_with("spec.resources.memory: "));
+    }
+
+    #[test]
+    fn a_job_that_uses_what_cannot_be_done_yet_is_told_which_field() {
+        let spec = JobSpec {
+            replicas: Some(4),
+            ..JobSpec::default()
+        };
+        let error = resolve(&spec, None, [].iter()).unwrap_err();
+        assert_eq!(error.reason(), "NotSupportedYet");
+        assert!(error.to_string().contains("spec.replicas"));
+        let harmless = JobSpec {
+            replicas: Some(1),
+            backoff_limit: Some(0),
+            ..JobSpec::default()
+        };
+        assert!(resolve(&harmless, None, [].iter()).is_ok());
+    }
+
+    #[test]
+    fn every_reason_is_listed() {
+        let all = [
+            Withheld::QueueNotFound(String::new()),
+            Withheld::ProfileNotFound(String::new()),
+            Withheld::InvalidSpec {
+                field: String::new(),
+                problem: String::new(),
+            },
+            Withheld::NotSupportedYet(""),
+        ];
+        assert_eq!(all.map(|withheld| withheld.reason()), Withheld::REASONS);
+    }
+}

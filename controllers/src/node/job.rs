@@ -1,0 +1,429 @@
+//! Decides what follows for a bound job from what is known of its node. Pure.
+
+use std::sync::Arc;
+
+use crds::job::{OnNodeLost, Toleration, TolerationOperator};
+use crds::job_status::{Binding, Claim, Outcome, Release, StopReason};
+use crds::node::{DesiredState, Taint, TaintEffect};
+use crds::{Job, JobStatus, Node, phase};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+use super::decide::{Seen, seen};
+use crate::ControllerName;
+use crate::shell::{Op, Plan, by, cancel_wanted, is_deleting, later, raised};
+
+/// How long the agent of a rebooted node has for reporting what it finds on its disk about the attempts of before.
+const REPORT_SECS: u64 = 30;
+
+/// What is known of a bound job.
+pub(super) struct Observed<'a> {
+    pub(super) job: &'a Arc<Job>,
+    /// The array it is a member of.
+    pub(super) parent: Option<&'a Job>,
+    /// The node it is bound to, if its object exists.
+    pub(super) node: Option<&'a Node>,
+    /// Since when this process knows the node's boot id.
+    pub(super) boot_seen: Option<Timestamp>,
+    pub(super) now: Timestamp,
+}
+
+pub(super) fn decide(observed: &Observed<'_>) -> Plan {
+    let job = observed.job;
+    let Some(status) = job
+        .status
+        .as_ref()
+        .filter(|status| status.outcome.is_none())
+    else {
+        return Plan::nothing();
+    };
+    let Some(binding) = phase::held_binding(status) else {
+        return Plan::nothing();
+    };
+    match phase::current_claim(status) {
+        None => {
+            let next = unclaimed(observed, status, binding);
+            Plan::of(next.and_then(|next| Op::job_status(job, next)))
+        }
+        Some(claim) => claimed(observed, status, claim),
+    }
+}
+
+/// A binding that nobody has taken up is withdrawn by one conditional write: a late claim fails by its resourceVersion.
+fn unclaimed(observed: &Observed<'_>, status: &JobStatus, binding: &Binding) -> Option<JobStatus> {
+    let name = &binding.node_name;
+    let Some(node) = observed.node else {
+        return Some(phase::requeue(status, &format!("node {name} is gone")));
+    };
+    if seen(node) == Seen::No {
+        let words = format!("node {name} fell silent before it took the job");
+        return Some(phase::requeue(status, &words));
+    }
+    let why = emptied(node, status)?;
+    Some(phase::requeue(status, &why))
+}
+
+fn claimed(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
+    let job = observed.job;
+    let silent = observed.node.is_none_or(|node| seen(node) == Seen::No);
+    if silent {
+        let mut next = status.clone();
+        next.node_silent = true;
+        if !status.node_silent {
+            next.message = Some(silence(claim, status));
+        }
+        return Plan::of(Op::job_status(job, next));
+    }
+    let Some(node) = observed.node.filter(|node| seen(node) == Seen::Yes) else {
+        return Plan::nothing();
+    };
+    if boot_id(node).is_some_and(|boot| boot != claim.boot_id) && status.finish_time.is_none() {
+        return rebooted(observed, status, claim);
+    }
+    let mut next = status.clone();
+    if next.node_silent {
+        next.node_silent = false;
+        next.message = Some(format!("node {} is seen again", claim.node_name));
+    }
+    if let Some(why) = emptied(node, status)
+        && status.finish_time.is_none()
+    {
+        let by = by(ControllerName::Node);
+        let stopped = raised(&next, StopReason::Drained, &by, &why, observed.now);
+        next = stopped.unwrap_or(next);
+    }
+    Plan::of(Op::job_status(job, next))
+}
+
+fn silence(claim: &Claim, status: &JobStatus) -> String {
+    let node = &claim.node_name;
+    let effective = status.effective.as_ref();
+    match effective.map_or(OnNodeLost::Wait, |e| e.on_node_lost.value) {
+        OnNodeLost::Wait => format!("node {node} is not seen; the job waits for it"),
+        OnNodeLost::Requeue => format!(
+            "node {node} is not seen; the job waits until it is back, because this version cannot fence it there"
+        ),
+    }
+}
+
+fn boot_id(node: &Node) -> Option<&str> {
+    let info = node.status.as_ref()?.info.as_ref()?;
+    (!info.boot_id.is_empty()).then_some(info.boot_id.as_str())
+}
+
+/// The node runs again under a new boot id, so nothing of this attempt is left.
+fn rebooted(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
+    let since = observed.boot_seen.unwrap_or(observed.now);
+    let due = later(since, REPORT_SECS);
+    if observed.now < due {
+        return Plan::wake(due);
+    }
+    let mut next = status.clone();
+    let reason = format!("node {} was restarted", claim.node_name);
+    let on_node_lost = status
+        .effective
+        .as_ref()
+        .map_or(OnNodeLost::Wait, |effective| effective.on_node_lost.value);
+    let cancelled = is_deleting(observed.job) || cancel_wanted(observed.job, observed.parent);
+    if !cancelled && on_node_lost == OnNodeLost::Requeue {
+        next = phase::requeue(status, &reason);
+    } else if !status.node_silent {
+        // Lost follows only upon Unknown: the silence is written first.
+        next.node_silent = true;
+    } else {
+        next.outcome = Some(if cancelled {
+            Outcome::Cancelled
+        } else {
+            Outcome::Lost
+        });
+        next.finish_time = Some(MicroTime(observed.now));
+        next.release = Some(Release {
+            attempt: status.attempt,
+            time: Some(MicroTime(observed.now)),
+        });
+        next.message = Some(format!("{reason} while the job ran"));
+    }
+    Plan::of(Op::job_status(observed.job, next))
+}
+
+/// Why running jobs must leave the node, if they must.
+fn emptied(node: &Node, status: &JobStatus) -> Option<String> {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    match node.spec.desired_state.unwrap_or_default() {
+        DesiredState::Drain | DesiredState::Stop => Some(format!("node {name} is drained")),
+        DesiredState::Run | DesiredState::Pause => {
+            let effective = status.effective.as_ref();
+            let tolerations = effective.and_then(|effective| effective.tolerations.as_ref());
+            let tolerations = tolerations.map_or(&[][..], |tolerations| &tolerations.value);
+            let taint = node.spec.taints.iter().find(|taint| {
+                taint.effect == TaintEffect::NoExecute
+                    && !tolerations
+                        .iter()
+                        .any(|toleration| covers(toleration, taint))
+            })?;
+            Some(format!("node {name} has the taint {}", taint.key))
+        }
+    }
+}
+
+/// Does a toleration cover a taint, as Kubernetes compares them?
+fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration
+        .effect
+        .is_none_or(|effect| effect == taint.effect);
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let exists = toleration.operator == Some(TolerationOperator::Exists);
+    let value = |value: &Option<String>| value.clone().unwrap_or_default();
+    effect
+        && (if key.is_empty() {
+            exists
+        } else {
+            key == taint.key
+        })
+        && (exists || value(&toleration.value) == value(&taint.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::job_status::{Effective, Sourced};
+    use crds::node::NodeInfo;
+    use crds::{JobSpec, NodeSpec, NodeStatus, Phase};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    use super::*;
+    use crate::shell::testing::{JobBuilder, applied, at, job};
+
+    fn node(ready: &str, boot: &str) -> Node {
+        let mut node = Node::new("n", NodeSpec::default());
+        node.status = Some(NodeStatus {
+            conditions: vec![Condition {
+                type_: "Ready".to_owned(),
+                status: ready.to_owned(),
+                reason: "x".to_owned(),
+                message: String::new(),
+                observed_generation: None,
+                last_transition_time: Time(at(0)),
+            }],
+            info: Some(NodeInfo {
+                boot_id: boot.to_owned(),
+                ..NodeInfo::default()
+            }),
+            ..NodeStatus::default()
+        });
+        node
+    }
+
+    fn drained() -> Node {
+        let mut node = node("True", "boot-1");
+        node.spec.desired_state = Some(DesiredState::Drain);
+        node
+    }
+
+    fn tainted(effect: TaintEffect) -> Node {
+        let mut node = node("True", "boot-1");
+        node.spec.taints = vec![Taint {
+            key: "broken".to_owned(),
+            value: None,
+            effect,
+        }];
+        node
+    }
+
+    fn requeues(status: &mut JobStatus) {
+        status.effective = Some(Effective {
+            on_node_lost: Sourced {
+                value: OnNodeLost::Requeue,
+                ..Sourced::default()
+            },
+            ..Effective::default()
+        });
+    }
+
+    /// The phases that follow one another until nothing changes any more.
+    fn story(builder: JobBuilder, node: Option<&Node>, now: i64) -> Vec<String> {
+        let mut job = builder.build();
+        let mut words = Vec::new();
+        loop {
+            let plan = decide(&Observed {
+                job: &job,
+                parent: None,
+                node,
+                boot_seen: Some(at(100)),
+                now: at(now),
+            });
+            let Some(next) = applied(&plan) else {
+                return words;
+            };
+            let status = next.status.as_ref().unwrap();
+            words.push(status.phase.unwrap().to_string());
+            assert!(words.len() < 5, "the decision does not settle");
+            job = next;
+        }
+    }
+
+    #[test]
+    fn every_row_ends_as_it_should() {
+        let seen = node("True", "boot-1");
+        let silent = node("Unknown", "boot-1");
+        let new_boot = node("True", "boot-2");
+        let cancel = JobSpec {
+            cancel: Some(true),
+            ..JobSpec::default()
+        };
+        let bound = || job("a").bound("n");
+        let running = || job("a").running("n");
+        let was_silent = || running().status(|status| status.node_silent = true);
+        let rows: Vec<(&str, JobBuilder, Option<&Node>, Vec<&str>)> = vec![
+            ("waiting", job("a").status(|_| ()), None, vec![]),
+            ("bound to a node that is seen", bound(), Some(&seen), vec![]),
+            (
+                "bound to a silent node",
+                bound(),
+                Some(&silent),
+                vec!["Pending"],
+            ),
+            (
+                "bound to a node that is gone",
+                bound(),
+                None,
+                vec!["Pending"],
+            ),
+            (
+                "running on a node that is seen",
+                running(),
+                Some(&seen),
+                vec![],
+            ),
+            (
+                "running on a silent node",
+                running(),
+                Some(&silent),
+                vec!["Unknown"],
+            ),
+            (
+                "running on a node that is gone",
+                running(),
+                None,
+                vec!["Unknown"],
+            ),
+            ("seen again", was_silent(), Some(&seen), vec!["Running"]),
+            (
+                "restarted, and the job waits",
+                running(),
+                Some(&new_boot),
+                vec!["Unknown", "Lost"],
+            ),
+            (
+                "restarted after silence, and the job waits",
+                was_silent(),
+                Some(&new_boot),
+                vec!["Lost"],
+            ),
+            (
+                "restarted, and the job is requeued",
+                running().status(requeues),
+                Some(&new_boot),
+                vec!["Pending"],
+            ),
+            (
+                "restarted, and the job is cancelled",
+                running().status(requeues).spec(cancel),
+                Some(&new_boot),
+                vec!["Unknown", "Cancelled"],
+            ),
+            (
+                "silent, and the job would be requeued",
+                was_silent().status(requeues),
+                Some(&silent),
+                vec![],
+            ),
+        ];
+        for (name, builder, node, expected) in rows {
+            assert_eq!(story(builder, node, 500), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_drained_node_is_emptied() {
+        assert_eq!(
+            story(job("a").bound("n"), Some(&drained()), 500),
+            ["Pending"]
+        );
+        assert_eq!(
+            story(job("a").running("n"), Some(&drained()), 500),
+            ["Stopping"]
+        );
+    }
+
+    #[test]
+    fn a_taint_drives_out_who_does_not_tolerate_it() {
+        let bad = tainted(TaintEffect::NoExecute);
+        assert_eq!(story(job("a").running("n"), Some(&bad), 500), ["Stopping"]);
+        let mild = tainted(TaintEffect::NoSchedule);
+        assert!(story(job("a").running("n"), Some(&mild), 500).is_empty());
+        let tolerant = job("a").running("n").status(|status| {
+            status.effective = Some(Effective {
+                tolerations: Some(Sourced {
+                    value: vec![Toleration {
+                        key: Some("broken".to_owned()),
+                        operator: Some(TolerationOperator::Exists),
+                        ..Toleration::default()
+                    }],
+                    ..Sourced::default()
+                }),
+                ..Effective::default()
+            });
+        });
+        assert!(story(tolerant, Some(&bad), 500).is_empty());
+    }
+
+    #[test]
+    fn the_agent_of_a_restarted_node_may_speak_first() {
+        let job = job("a").running("n").build();
+        let new_boot = node("True", "boot-2");
+        let plan = decide(&Observed {
+            job: &job,
+            parent: None,
+            node: Some(&new_boot),
+            boot_seen: Some(at(100)),
+            now: at(129),
+        });
+        assert_eq!(plan, Plan::wake(at(130)));
+    }
+
+    #[test]
+    fn a_released_attempt_is_nobody_s_concern_here() {
+        let ended = job("a").running("n").status(|status| {
+            status.finish_time = Some(MicroTime(at(5)));
+            status.release = Some(Release {
+                attempt: 1,
+                time: None,
+            });
+        });
+        assert!(story(ended, None, 500).is_empty());
+    }
+
+    #[test]
+    fn a_lost_job_says_why_and_holds_nothing() {
+        let job = job("a")
+            .running("n")
+            .status(|s| s.node_silent = true)
+            .build();
+        let new_boot = node("True", "boot-2");
+        let plan = decide(&Observed {
+            job: &job,
+            parent: None,
+            node: Some(&new_boot),
+            boot_seen: Some(at(100)),
+            now: at(500),
+        });
+        let lost = applied(&plan).unwrap();
+        let status = lost.status.as_ref().unwrap();
+        assert_eq!(status.phase, Some(Phase::Lost));
+        assert!(phase::held_binding(status).is_none());
+        assert_eq!(
+            status.message.as_deref(),
+            Some("node n was restarted while the job ran")
+        );
+    }
+}

@@ -1,0 +1,233 @@
+//! API objects as the scheduling core knows them. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crds::job::{Exclusive, Toleration, TolerationOperator};
+use crds::job_status::{Binding, Effective};
+use crds::node::{DesiredState, GpuStatus, NodeInfo, TaintEffect};
+use crds::{Job, JobStatus, Node, QueueSpec, phase};
+use scheduler::{
+    Attributed, BoundJob, Bytes, Capability, Gpu, GpuRequest, JobUid, MilliCpu, NodeName,
+    QueueName, QueueState, Quota, Requirements,
+};
+
+/// Labels that every node bears, whatever its agent says.
+const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+const ARCH_LABEL: &str = "kubernetes.io/arch";
+const OS_LABEL: &str = "kubernetes.io/os";
+
+/// A job's identity in the core.
+pub(super) fn job_uid(job: &Job) -> JobUid {
+    JobUid::from(job.metadata.uid.as_deref().unwrap_or_default())
+}
+
+/// A job that waits.
+pub(super) fn waiting_job(
+    job: &Job,
+    effective: &Effective,
+    status: &JobStatus,
+    avoid: Option<&str>,
+) -> scheduler::Job {
+    let enqueued = status.enqueue_time.as_ref();
+    scheduler::Job {
+        uid: job_uid(job),
+        queue: QueueName::from(effective.queue.value.as_str()),
+        priority: effective.priority.value,
+        enqueued_micros: enqueued.map_or(i64::MAX, |time| time.0.as_microsecond()),
+        requirements: requirements(effective, avoid),
+    }
+}
+
+fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
+    let arc = |text: &String| Arc::<str>::from(text.as_str());
+    let count = effective.gpus.value;
+    let gpus = match &effective.vram_bytes {
+        _ if count == 0 => GpuRequest::None,
+        Some(vram) => GpuRequest::Vram {
+            count,
+            bytes: Bytes(vram.value),
+        },
+        None => GpuRequest::Whole(count),
+    };
+    let gpu = effective.gpu.as_ref().map(|gpu| &gpu.value);
+    let capability = gpu.and_then(|gpu| gpu.min_compute_capability.as_deref());
+    let min_memory = gpu.and_then(|gpu| gpu.min_memory.as_ref());
+    let selector = effective.node_selector.iter().flat_map(|s| &s.value);
+    let needs = effective.needs.iter().flat_map(|needs| &needs.value);
+    let tolerations = effective.tolerations.iter().flat_map(|t| &t.value);
+    Requirements {
+        cpu: MilliCpu(effective.cpu_millis.value),
+        memory: Bytes(effective.memory_bytes.value),
+        gpus,
+        gpu_model: gpu.and_then(|gpu| gpu.model.as_ref()).map(arc),
+        gpu_min_memory: min_memory.and_then(|memory| memory.bytes().ok()).map(Bytes),
+        gpu_min_capability: capability.and_then(Capability::parse),
+        exclusive: match effective
+            .exclusive
+            .as_ref()
+            .map(|exclusive| exclusive.value)
+        {
+            None => scheduler::Exclusive::Shared,
+            Some(Exclusive::Gpu) => scheduler::Exclusive::Gpu,
+            Some(Exclusive::Node) => scheduler::Exclusive::Node,
+        },
+        node_name: effective
+            .node_name
+            .as_ref()
+            .map(|name| NodeName::from(name.value.as_str())),
+        node_selector: selector
+            .map(|(key, value)| (arc(key), arc(value)))
+            .collect(),
+        needs: needs.map(arc).collect(),
+        tolerations: tolerations.filter_map(toleration).collect(),
+        avoid: avoid.map(NodeName::from).into_iter().collect(),
+    }
+}
+
+/// A toleration; one that could match nothing is left out.
+fn toleration(toleration: &Toleration) -> Option<scheduler::Toleration> {
+    let key = toleration.key.as_deref().filter(|key| !key.is_empty());
+    let exists = toleration.operator == Some(TolerationOperator::Exists);
+    if key.is_none() && !exists {
+        return None;
+    }
+    Some(scheduler::Toleration {
+        key: key.map(Arc::from),
+        value: (!exists).then(|| Arc::from(toleration.value.as_deref().unwrap_or_default())),
+        effect: toleration.effect.map(taint_effect),
+    })
+}
+
+fn taint_effect(effect: TaintEffect) -> scheduler::TaintEffect {
+    match effect {
+        TaintEffect::NoSchedule => scheduler::TaintEffect::NoSchedule,
+        TaintEffect::PreferNoSchedule => scheduler::TaintEffect::PreferNoSchedule,
+        TaintEffect::NoExecute => scheduler::TaintEffect::NoExecute,
+    }
+}
+
+/// A job that holds slots.
+pub(super) fn bound_job(job: &Job, status: &JobStatus, binding: &Binding) -> BoundJob {
+    let effective = status.effective.as_ref();
+    let queue = effective.map(|effective| effective.queue.value.as_str());
+    let queue = queue.or(job.spec.queue.as_deref());
+    let exclusive = effective.and_then(|effective| effective.exclusive.as_ref());
+    BoundJob {
+        uid: job_uid(job),
+        queue: QueueName::from(queue.unwrap_or(crds::DEFAULT_QUEUE)),
+        attempt: status.attempt,
+        node: NodeName::from(binding.node_name.as_str()),
+        gpus: binding.gpus.iter().map(|gpu| gpu.as_str().into()).collect(),
+        vram: binding.vram_bytes.map(Bytes),
+        whole_gpus: binding.whole_gpus,
+        whole_node: exclusive.is_some_and(|exclusive| exclusive.value == Exclusive::Node),
+        cpu: MilliCpu(binding.cpu_millis),
+        memory: Bytes(binding.memory_bytes),
+    }
+}
+
+/// The binding whose slots a job still holds. A lost job holds none: its node is proven to run nothing of it.
+pub(super) fn held(status: &JobStatus) -> Option<&Binding> {
+    let lost = status.outcome == Some(crds::job_status::Outcome::Lost);
+    phase::held_binding(status).filter(|_| !lost)
+}
+
+/// A node, once its agent has said what it has.
+pub(super) fn node(node: &Node) -> Option<scheduler::Node> {
+    let status = node.status.as_ref()?;
+    let capacity = status.capacity.as_ref()?;
+    let ready = status
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let arc = |text: &str| Arc::<str>::from(text);
+    let mut labels = std::collections::BTreeMap::new();
+    if let Some(NodeInfo {
+        hostname, os, arch, ..
+    }) = &status.info
+    {
+        for (key, value) in [
+            (HOSTNAME_LABEL, hostname),
+            (ARCH_LABEL, arch),
+            (OS_LABEL, os),
+        ] {
+            labels.insert(arc(key), arc(value));
+        }
+    }
+    for (key, value) in node.metadata.labels.iter().flatten() {
+        labels.insert(arc(key), arc(value));
+    }
+    Some(scheduler::Node {
+        labels,
+        taints: node
+            .spec
+            .taints
+            .iter()
+            .map(|taint| scheduler::Taint {
+                key: arc(&taint.key),
+                value: arc(taint.value.as_deref().unwrap_or_default()),
+                effect: taint_effect(taint.effect),
+            })
+            .collect(),
+        offers: node
+            .spec
+            .offers
+            .iter()
+            .map(|tag| arc(tag))
+            .collect::<BTreeSet<_>>(),
+        ready,
+        unschedulable: node.spec.unschedulable == Some(true)
+            || node.metadata.deletion_timestamp.is_some(),
+        desired: match node.spec.desired_state.unwrap_or_default() {
+            DesiredState::Run => scheduler::DesiredState::Run,
+            DesiredState::Pause => scheduler::DesiredState::Pause,
+            DesiredState::Drain => scheduler::DesiredState::Drain,
+            DesiredState::Stop => scheduler::DesiredState::Stop,
+        },
+        max_jobs: node.spec.max_jobs,
+        cpu: MilliCpu(capacity.cpu.millis().unwrap_or(0)),
+        memory: Bytes(capacity.memory.bytes().unwrap_or(0)),
+        gpus: status.gpus.iter().map(gpu).collect(),
+    })
+}
+
+fn gpu(gpu: &GpuStatus) -> Gpu {
+    let capability = gpu.compute_capability.as_deref();
+    Gpu {
+        uuid: gpu.uuid.as_str().into(),
+        index: gpu.index,
+        model: gpu.model.as_str().into(),
+        memory: Bytes(gpu.memory_bytes),
+        reserved: Bytes(gpu.reserved_bytes),
+        used: gpu.used_bytes.map(Bytes),
+        capability: capability.and_then(Capability::parse),
+        healthy: gpu.healthy,
+        foreign_peaks: gpu.foreign.iter().map(|f| Bytes(f.peak_bytes)).collect(),
+        holders: u32::try_from(gpu.holders.len()).unwrap_or(u32::MAX),
+        attributed: gpu
+            .attributed
+            .iter()
+            .map(|attributed| Attributed {
+                job: JobUid::from(attributed.job_uid.as_str()),
+                attempt: attributed.attempt,
+                used: Bytes(attributed.used_bytes),
+                peak: Bytes(attributed.peak_bytes),
+            })
+            .collect(),
+    }
+}
+
+/// What a queue allows. A quota that cannot be read allows nothing of its kind, rather than everything.
+pub(super) fn queue(queue: &QueueSpec) -> QueueState {
+    let quota = queue.quota.clone().unwrap_or_default();
+    QueueState {
+        paused: queue.paused == Some(true),
+        quota: Quota {
+            gpus: quota.gpus.map(u64::from),
+            vram: quota.vram.map(|vram| Bytes(vram.bytes().unwrap_or(0))),
+            cpu: quota.cpu.map(|cpu| MilliCpu(cpu.millis().unwrap_or(0))),
+            jobs: quota.running_jobs.map(u64::from),
+        },
+    }
+}

@@ -1,0 +1,349 @@
+//! What a job is to placement, and what a decision about it becomes as a status. Pure.
+
+use std::sync::Arc;
+
+use crds::job_status::{Binding, Effective, Outcome, Waiting};
+use crds::{Job, JobStatus, Node, RELEASE_FINALIZER};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+use super::convert::held;
+use super::untold::Reason;
+use crate::array::IndexSet;
+use crate::shell::{
+    Op, array_owner, cancel_wanted, has_finalizer, is_deleting, member_index, suspend_wanted,
+};
+
+/// First time for which a node that handed a job back is not offered it; it doubles with each time in a row.
+const AVOID: SignedDuration = SignedDuration::from_secs(5);
+/// Most doublings: a little over five minutes in the end.
+const MOST_DOUBLINGS: u32 = 6;
+
+/// What a job is to placement.
+#[derive(Debug)]
+pub(super) enum View<'a> {
+    /// It holds slots.
+    Holds(&'a JobStatus, &'a Binding),
+    /// It waits for slots.
+    Waits(&'a JobStatus, &'a Effective),
+    /// It waits for somebody to resume it.
+    Suspended,
+    /// It does not concern placement.
+    Aside,
+}
+
+/// What a job is to placement. `parent` is the array it is a member of, if that exists.
+pub(super) fn view<'a>(job: &'a Job, parent: Option<&Job>) -> View<'a> {
+    let Some(status) = &job.status else {
+        return View::Aside;
+    };
+    if let Some(binding) = held(status) {
+        return View::Holds(status, binding);
+    }
+    let Some(effective) = &status.effective else {
+        return View::Aside;
+    };
+    let open = status.outcome.is_none()
+        && status.binding.is_none()
+        && job.spec.array.is_none()
+        && !is_deleting(job)
+        && !cancel_wanted(job, parent)
+        && status.observed_generation == job.metadata.generation
+        && has_finalizer(job, RELEASE_FINALIZER)
+        && is_live_member(job, parent);
+    if !open {
+        View::Aside
+    } else if suspend_wanted(job, parent) {
+        View::Suspended
+    } else {
+        View::Waits(status, effective)
+    }
+}
+
+/// True for every job that is no member, and for members of arrays that still want them.
+fn is_live_member(job: &Job, parent: Option<&Job>) -> bool {
+    if array_owner(job).is_none() {
+        return true;
+    }
+    let Some(parent) = parent.filter(|parent| !is_deleting(parent)) else {
+        return false;
+    };
+    let array = parent.status.as_ref().and_then(|s| s.array.as_ref());
+    match (array, member_index(job)) {
+        (Some(array), Some(index)) => {
+            IndexSet::parse(&array.finished).is_ok_and(|finished| !finished.contains(index))
+        }
+        (None, Some(_)) => true,
+        (_, None) => false,
+    }
+}
+
+/// Is an array on its way out, so that its members are not placed any more?
+pub(super) fn is_closing(array: &Job) -> bool {
+    is_deleting(array)
+}
+
+/// A node that is not offered a job for a while, because it handed it back before it started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Avoidance {
+    pub(super) node: String,
+    /// The attempt that was handed back.
+    pub(super) attempt: u32,
+    /// For how long.
+    pub(super) pause: SignedDuration,
+}
+
+/// The node to avoid for a job, if its last attempt was handed back.
+pub(super) fn avoidance(status: &JobStatus) -> Option<Avoidance> {
+    let last = status.attempts.last()?;
+    let node = last.node_name.clone()?;
+    if last.attempt != status.attempt || last.start_time.is_some() {
+        return None;
+    }
+    let in_a_row = status.attempts.iter().rev();
+    let in_a_row = in_a_row
+        .take_while(|record| {
+            record.start_time.is_none() && record.node_name.as_ref() == Some(&node)
+        })
+        .count();
+    let doublings = u32::try_from(in_a_row - 1).map_or(MOST_DOUBLINGS, |n| n.min(MOST_DOUBLINGS));
+    Some(Avoidance {
+        node,
+        attempt: last.attempt,
+        pause: AVOID * (1 << doublings),
+    })
+}
+
+/// The write of a binding.
+pub(super) fn bind(
+    job: &Arc<Job>,
+    placement: &scheduler::Placement,
+    node: Option<&Node>,
+    epoch: u64,
+    now: Timestamp,
+) -> Option<Op> {
+    let mut next = job.status.clone().unwrap_or_default();
+    let info = node.and_then(|node| node.status.as_ref()?.info.as_ref());
+    next.attempt += 1;
+    next.binding = Some(Binding {
+        node_name: placement.node.as_str().to_owned(),
+        boot_id: info.map(|info| info.boot_id.clone()),
+        gpus: placement
+            .gpus
+            .iter()
+            .map(|gpu| gpu.as_str().to_owned())
+            .collect(),
+        vram_bytes: placement.vram.map(|bytes| bytes.0),
+        whole_gpus: placement.whole_gpus,
+        cpu_millis: placement.cpu.0,
+        memory_bytes: placement.memory.0,
+        epoch,
+        time: Some(MicroTime(now)),
+    });
+    next.waiting = None;
+    next.nomination = None;
+    next.message = None;
+    Op::job_status(job, next)
+}
+
+/// The write that ends a job which no node could ever run.
+pub(super) fn infeasible(job: &Arc<Job>, why: String, now: Timestamp) -> Option<Op> {
+    let mut next = job.status.clone().unwrap_or_default();
+    next.outcome = Some(Outcome::Infeasible);
+    next.finish_time = Some(MicroTime(now));
+    next.waiting = None;
+    next.message = Some(why);
+    Op::job_status(job, next)
+}
+
+/// The write of a reason; nothing when the job bears that class already.
+pub(super) fn tell(job: &Arc<Job>, reason: Reason) -> Option<Op> {
+    let status = job.status.as_ref()?;
+    let known = status.waiting.as_ref();
+    if known.is_some_and(|known| known.reason == reason.class) {
+        return None;
+    }
+    let mut next = status.clone();
+    next.waiting = Some(Waiting {
+        reason: reason.class.to_owned(),
+        message: Some(reason.message),
+        reservation: None,
+    });
+    Op::job_status(job, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::job::ArraySpec;
+    use crds::job_status::{ArrayStatus, AttemptRecord, Release};
+    use crds::{JobSpec, Phase};
+
+    use super::*;
+    use crate::shell::Plan;
+    use crate::shell::testing::{JobBuilder, applied, at, job, member_of};
+
+    fn admitted(builder: JobBuilder) -> JobBuilder {
+        builder.status(|status| {
+            status.effective = Some(Effective::default());
+            status.observed_generation = Some(1);
+        })
+    }
+
+    fn word(builder: JobBuilder, parent: Option<&Job>) -> &'static str {
+        match view(&builder.build(), parent) {
+            View::Holds(..) => "holds",
+            View::Waits(..) => "waits",
+            View::Suspended => "suspended",
+            View::Aside => "aside",
+        }
+    }
+
+    #[test]
+    fn only_an_admitted_open_job_waits() {
+        let spec = |change: fn(&mut JobSpec)| {
+            let mut spec = JobSpec::default();
+            change(&mut spec);
+            admitted(job("a").spec(spec))
+        };
+        let rows = [
+            ("admitted", admitted(job("a")), "waits"),
+            ("not admitted", job("a"), "aside"),
+            (
+                "of a newer generation",
+                admitted(job("a")).generation(2),
+                "aside",
+            ),
+            (
+                "without the release finalizer",
+                admitted(job("a")).finalizers(&[]),
+                "aside",
+            ),
+            ("deleted", admitted(job("a")).deleting(), "aside"),
+            ("cancelled", spec(|spec| spec.cancel = Some(true)), "aside"),
+            (
+                "suspended",
+                spec(|spec| spec.suspend = Some(true)),
+                "suspended",
+            ),
+            (
+                "an array",
+                spec(|spec| spec.array = Some(ArraySpec::default())),
+                "aside",
+            ),
+            ("bound", admitted(job("a")).bound("n"), "holds"),
+            (
+                "deleted while it runs",
+                admitted(job("a")).running("n").deleting(),
+                "holds",
+            ),
+            (
+                "released",
+                admitted(job("a")).running("n").status(|status| {
+                    status.release = Some(Release {
+                        attempt: 1,
+                        time: None,
+                    });
+                }),
+                "aside",
+            ),
+            (
+                "lost",
+                admitted(job("a"))
+                    .running("n")
+                    .status(|s| s.outcome = Some(Outcome::Lost)),
+                "aside",
+            ),
+        ];
+        for (name, builder, expected) in rows {
+            assert_eq!(word(builder, None), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_member_waits_while_its_array_wants_it() {
+        let tallied = |finished: &str| ArrayStatus {
+            finished: finished.to_owned(),
+            ..ArrayStatus::default()
+        };
+        let parent = job("p").status(|s| s.array = Some(tallied("0-2"))).build();
+        let member = |index| admitted(member_of(&parent, index));
+        assert_eq!(word(member(3), Some(&parent)), "waits");
+        assert_eq!(word(member(2), Some(&parent)), "aside");
+        assert_eq!(word(member(3), None), "aside");
+        let suspended = JobSpec {
+            suspend: Some(true),
+            ..JobSpec::default()
+        };
+        let parent = job("p").spec(suspended).build();
+        assert_eq!(word(member(3), Some(&parent)), "suspended");
+    }
+
+    #[test]
+    fn a_binding_counts_an_attempt_and_ends_the_wait() {
+        let waiting = admitted(job("a")).status(|status| {
+            status.attempt = 4;
+            status.waiting = Some(Waiting::default());
+            status.message = Some("it was drained".to_owned());
+        });
+        let job = waiting.build();
+        let placement = scheduler::Placement {
+            job: "uid-of-a".into(),
+            node: "n".into(),
+            gpus: vec!["GPU-1".into()],
+            vram: Some(scheduler::Bytes(7)),
+            whole_gpus: false,
+            whole_node: false,
+            cpu: scheduler::MilliCpu(500),
+            memory: scheduler::Bytes(9),
+        };
+        let op = bind(&job, &placement, None, 77, at(3));
+        let next = applied(&Plan::of(op)).unwrap();
+        let status = next.status.as_ref().unwrap();
+        assert_eq!(status.phase, Some(Phase::Scheduled));
+        assert_eq!(
+            (status.attempt, &status.waiting, &status.message),
+            (5, &None, &None)
+        );
+        let binding = status.binding.as_ref().unwrap();
+        assert_eq!((binding.epoch, binding.vram_bytes), (77, Some(7)));
+        assert_eq!(binding.gpus, ["GPU-1"]);
+    }
+
+    #[test]
+    fn a_class_that_is_known_is_not_told_again() {
+        let job = admitted(job("a")).build();
+        let reason = |class| Reason {
+            class,
+            message: "5 free".to_owned(),
+        };
+        let told = applied(&Plan::of(tell(&job, reason("A")))).unwrap();
+        assert_eq!(tell(&told, reason("A")), None);
+        assert!(tell(&told, reason("B")).is_some());
+    }
+
+    #[test]
+    fn a_node_that_hands_a_job_back_is_avoided_for_longer_each_time() {
+        let record = |attempt, node: &str, started: Option<i64>| AttemptRecord {
+            attempt,
+            node_name: Some(node.to_owned()),
+            start_time: started.map(|seconds| MicroTime(at(seconds))),
+            ..AttemptRecord::default()
+        };
+        let mut status = JobStatus {
+            attempt: 1,
+            attempts: vec![record(1, "n", None)],
+            ..JobStatus::default()
+        };
+        let first = avoidance(&status).unwrap();
+        assert_eq!((first.node.as_str(), first.pause), ("n", AVOID));
+        status.attempt = 3;
+        status.attempts = vec![
+            record(1, "m", None),
+            record(2, "n", None),
+            record(3, "n", None),
+        ];
+        assert_eq!(avoidance(&status).unwrap().pause, AVOID * 2);
+        status.attempts = vec![record(3, "n", Some(5))];
+        assert_eq!(avoidance(&status), None);
+    }
+}

@@ -1,0 +1,399 @@
+//! The shell of placement: feeds the scheduling core, and turns its decisions into writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crds::{Job, phase};
+use jiff::Timestamp;
+use scheduler::{Cluster, Decision, JobState, JobUid, Millis, NodeName, QueueName, Settings};
+
+use super::decide::{View, avoidance, bind, infeasible, tell, view};
+use super::untold::{Reason, Untold};
+use super::{convert, decide};
+use crate::ControllerName;
+use crate::shell::{
+    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, later, uid,
+};
+
+/// Most binds in one plan: as many as may be in flight by default, so that the next plan rests on newer facts.
+const BINDS_A_PLAN: usize = 64;
+/// Decisions asked for at once.
+const DECISIONS_A_CALL: usize = 256;
+/// How long a job rests whose write the API server refused.
+const REFUSED_SECS: u64 = 30;
+
+/// Placement.
+pub(crate) struct Placement {
+    started: Timestamp,
+    settle_seconds: u64,
+    epoch: u64,
+    cluster: Cluster,
+    /// False until the first node is known: then the fleet begins to settle.
+    has_nodes: bool,
+    keys: BTreeMap<JobUid, Key>,
+    untold: Untold,
+    /// Binds without a known fate: asked for again until there is an answer.
+    unanswered: BTreeMap<Key, Op>,
+    /// Jobs to be looked at as if they were new.
+    afresh: BTreeSet<Key>,
+    /// Jobs whose writes the API server refused, to be left alone for a while.
+    refused: BTreeSet<Key>,
+    /// Jobs that are looked at afresh at a time.
+    later: BTreeSet<(Timestamp, Key)>,
+    resting: BTreeSet<Key>,
+    /// The attempt that was handed back, and until when its node is avoided.
+    avoided: BTreeMap<Key, (u32, Timestamp)>,
+}
+
+impl Placement {
+    pub(crate) fn new(started: Timestamp, settle_seconds: u64) -> Self {
+        Self {
+            started,
+            settle_seconds,
+            epoch: u64::try_from(started.as_second()).unwrap_or(0),
+            cluster: unsettled(),
+            has_nodes: false,
+            keys: BTreeMap::new(),
+            untold: Untold::default(),
+            unanswered: BTreeMap::new(),
+            afresh: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            later: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            avoided: BTreeMap::new(),
+        }
+    }
+
+    /// The first node has appeared: from now on the fleet has its time to register. Everything that is known is told anew.
+    fn begin(&mut self, world: &World, now: Timestamp) {
+        self.has_nodes = true;
+        let found = world.is_synced();
+        let from = if found { now } else { self.started };
+        self.cluster = Cluster::new(Settings {
+            settled_at: millis(later(from, self.settle_seconds)),
+        });
+        for (key, queue) in world.queues.iter() {
+            let name = QueueName::from(&*key.name);
+            self.cluster
+                .upsert_queue(&name, convert::queue(&queue.spec));
+        }
+        for (key, job) in world.jobs.iter() {
+            self.feed(key, job, world, now);
+        }
+    }
+
+    /// Tells the core what a job is now. True when something may be decided because of it.
+    fn feed(&mut self, key: &Key, job: &Arc<Job>, world: &World, now: Timestamp) -> bool {
+        let id = convert::job_uid(job);
+        let parent = world.parent_of(job).map(AsRef::as_ref);
+        match view(job, parent) {
+            View::Holds(status, binding) => {
+                self.keys.insert(id, key.clone());
+                self.untold.remove(key);
+                let bound = convert::bound_job(job, status, binding);
+                self.cluster.upsert_bound(bound);
+                false
+            }
+            View::Waits(status, effective) => {
+                if self.resting.contains(key) {
+                    return false;
+                }
+                self.keys.insert(id, key.clone());
+                let avoid = self.avoid(key, status, now);
+                let waiting = convert::waiting_job(job, effective, status, avoid.as_deref());
+                self.cluster.upsert_job(waiting)
+            }
+            View::Suspended => {
+                let freed = self.drop_job(key, &id);
+                let reason = Reason {
+                    class: "Suspended",
+                    message: "the job is suspended".to_owned(),
+                };
+                self.untold.add(key, reason, now);
+                freed || tell_is_news(job)
+            }
+            View::Aside => self.drop_job(key, &id),
+        }
+    }
+
+    /// The core forgets a job. True when that may have freed something.
+    fn drop_job(&mut self, key: &Key, id: &JobUid) -> bool {
+        self.untold.remove(key);
+        self.keys.remove(id);
+        let held = matches!(
+            self.cluster.job_state(id),
+            Some(JobState::Bound | JobState::Assumed)
+        );
+        self.cluster.remove_job(id);
+        held
+    }
+
+    /// The node that the job is not offered for now.
+    fn avoid(&mut self, key: &Key, status: &crds::JobStatus, now: Timestamp) -> Option<String> {
+        let Some(avoidance) = avoidance(status) else {
+            self.avoided.remove(key);
+            return None;
+        };
+        let until = match self.avoided.get(key) {
+            Some((attempt, until)) if *attempt == avoidance.attempt => *until,
+            _ => {
+                let until = now.saturating_add(avoidance.pause).unwrap_or(now);
+                self.later.insert((until, key.clone()));
+                let entry = (avoidance.attempt, until);
+                self.avoided.insert(key.clone(), entry);
+                until
+            }
+        };
+        (now < until).then_some(avoidance.node)
+    }
+
+    /// Looks at jobs as if they were new: what was assumed of them is forgotten.
+    fn refresh(&mut self, world: &World, now: Timestamp) {
+        for key in std::mem::take(&mut self.refused) {
+            self.later.insert((later(now, REFUSED_SECS), key.clone()));
+            self.resting.insert(key.clone());
+            self.afresh.insert(key);
+        }
+        while let Some((at, _)) = self.later.first()
+            && *at <= now
+            && let Some((_, key)) = self.later.pop_first()
+        {
+            self.resting.remove(&key);
+            self.afresh.insert(key);
+        }
+        for key in std::mem::take(&mut self.afresh) {
+            if let Some(job) = world.jobs.get(&key) {
+                self.cluster.remove_job(&convert::job_uid(job));
+                self.feed(&key, job, world, now);
+            }
+        }
+    }
+
+    /// All writes that the core's decisions come to, but for those that are not due yet.
+    fn decide(&mut self, world: &World, now: Timestamp) -> Plan {
+        let mut plan = Plan::nothing();
+        let mut full = false;
+        while !full {
+            let room = DECISIONS_A_CALL.min(BINDS_A_PLAN.saturating_sub(plan.ops.len()).max(1));
+            let decisions = self.cluster.decide(millis(now), room);
+            full = decisions.len() < room;
+            for decision in decisions {
+                let op = self.op(decision, world, now);
+                plan.ops.extend(op);
+            }
+            if plan.ops.len() >= BINDS_A_PLAN {
+                plan.look_again = Some(now);
+                full = true;
+            }
+        }
+        plan
+    }
+
+    fn op(&mut self, decision: Decision, world: &World, now: Timestamp) -> Option<Op> {
+        let (Decision::Bind(scheduler::Placement { job: id, .. })
+        | Decision::Infeasible { job: id, .. }
+        | Decision::Waiting { job: id, .. }) = &decision;
+        let Some((key, job)) = self.job(id, world) else {
+            self.cluster.remove_job(id);
+            return None;
+        };
+        match decision {
+            Decision::Bind(placement) => {
+                self.untold.remove(&key);
+                self.untold.on_bind(now);
+                let node = world.nodes.get(&Key::cluster(placement.node.as_str()));
+                let node = node.map(AsRef::as_ref);
+                bind(job, &placement, node, self.epoch, now)
+            }
+            Decision::Infeasible { why, .. } => {
+                self.untold.remove(&key);
+                tracing::info!(namespace = %key.namespace, name = %key.name, %why, "infeasible");
+                infeasible(job, why.to_string(), now)
+            }
+            Decision::Waiting { why, .. } => {
+                let reason = Reason {
+                    class: why.class().as_str(),
+                    message: why.to_string(),
+                };
+                self.untold.add(&key, reason, now);
+                None
+            }
+        }
+    }
+
+    fn job<'a>(&self, id: &JobUid, world: &'a World) -> Option<(Key, &'a Arc<Job>)> {
+        let key = self.keys.get(id)?;
+        let job = world.jobs.get(key)?;
+        (uid(job) == id.as_str()).then(|| (key.clone(), job))
+    }
+
+    fn tell(&mut self, world: &World, now: Timestamp, plan: &mut Plan) {
+        for (key, reason) in self.untold.take_due(now) {
+            let Some(job) = world.jobs.get(&key) else {
+                continue;
+            };
+            if let Some(op) = tell(job, reason) {
+                self.untold.on_write(&key);
+                plan.ops.push(op);
+            }
+        }
+    }
+
+    fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let core = self.cluster.look_again().map(timestamp);
+        let later = self.later.first().map(|(at, _)| *at);
+        let untold = self.untold.next_due(now);
+        core.into_iter().chain(later).chain(untold).min()
+    }
+}
+
+/// A cluster that calls nothing infeasible.
+fn unsettled() -> Cluster {
+    Cluster::new(Settings {
+        settled_at: Millis(i64::MAX),
+    })
+}
+
+fn millis(time: Timestamp) -> Millis {
+    Millis(time.as_millisecond())
+}
+
+fn timestamp(millis: Millis) -> Timestamp {
+    Timestamp::from_millisecond(millis.0).unwrap_or(Timestamp::MAX)
+}
+
+/// Does a suspended job still bear another reason?
+fn tell_is_news(job: &Job) -> bool {
+    let waiting = job.status.as_ref().and_then(|s| s.waiting.as_ref());
+    waiting.is_none_or(|waiting| waiting.reason != "Suspended")
+}
+
+/// Do a member's chances rest on this change of its array?
+fn concerns_members(old: Option<&Job>, new: Option<&Job>) -> bool {
+    let gates = |job: &Job| {
+        let deleting = decide::is_closing(job);
+        (job.spec.suspend, job.spec.cancel, deleting)
+    };
+    old.map(gates) != new.map(gates)
+}
+
+impl Controller for Placement {
+    fn name(&self) -> ControllerName {
+        ControllerName::Placement
+    }
+
+    fn on_change(&mut self, change: &Change, world: &World, now: Timestamp, wanted: &mut Wanted) {
+        match change {
+            Change::Job(delta) => {
+                let known = [&delta.old, &delta.new].into_iter().flatten().next();
+                let Some(any) = known else {
+                    return;
+                };
+                self.unanswered.remove(&delta.key);
+                let replaced = delta
+                    .old
+                    .as_ref()
+                    .filter(|old| delta.new.as_ref().is_none_or(|new| uid(new) != uid(old)));
+                let mut news = false;
+                if let Some(old) = replaced {
+                    news |= self.drop_job(&delta.key, &convert::job_uid(old));
+                    self.avoided.remove(&delta.key);
+                    self.resting.remove(&delta.key);
+                }
+                if let Some(job) = &delta.new {
+                    let id = convert::job_uid(job);
+                    let assumed = self.cluster.job_state(&id) == Some(JobState::Assumed);
+                    let status = job.status.as_ref();
+                    if assumed && status.and_then(convert::held).is_none() {
+                        // The job has changed, and not by its binding: the write of that will fail.
+                        self.cluster.undo(&id);
+                        news = true;
+                    }
+                    news |= self.feed(&delta.key, job, world, now);
+                }
+                if any.spec.array.is_some()
+                    && concerns_members(delta.old.as_deref(), delta.new.as_deref())
+                {
+                    let members: Vec<Key> = world
+                        .members_of(uid(any))
+                        .map(|(_, member)| member.clone())
+                        .collect();
+                    for member in members {
+                        if let Some(job) = world.jobs.get(&member) {
+                            news |= self.feed(&member, job, world, now);
+                        }
+                    }
+                }
+                if news {
+                    wanted.fleet();
+                }
+            }
+            Change::Node(delta) => {
+                let name = NodeName::from(&*delta.key.name);
+                match delta.new.as_deref().and_then(convert::node) {
+                    Some(node) => {
+                        if !self.has_nodes {
+                            self.begin(world, now);
+                        }
+                        self.cluster.upsert_node(&name, node);
+                    }
+                    None => self.cluster.remove_node(&name),
+                }
+                wanted.fleet();
+            }
+            Change::Queue(delta) => {
+                let name = QueueName::from(&*delta.key.name);
+                match &delta.new {
+                    Some(queue) => {
+                        let queue = convert::queue(&queue.spec);
+                        self.cluster.upsert_queue(&name, queue);
+                    }
+                    None => self.cluster.remove_queue(&name),
+                }
+                wanted.fleet();
+            }
+            Change::Profile | Change::Lease(_) => {}
+        }
+    }
+
+    fn reconcile(&mut self, _: &Subject, world: &World, now: Timestamp) -> Plan {
+        self.refresh(world, now);
+        let mut plan = self.decide(world, now);
+        let again = std::mem::take(&mut self.unanswered);
+        plan.ops.extend(again.into_values());
+        self.tell(world, now, &mut plan);
+        if plan.look_again.is_none() {
+            plan.look_again = self.next_look(now);
+        }
+        plan
+    }
+
+    fn on_answer(&mut self, op: &Op, failure: Option<&Failure>, wanted: &mut Wanted) {
+        let Op::JobStatus { base, next } = op else {
+            return;
+        };
+        let key = Key::of(&base.metadata);
+        self.untold.on_answer(&key);
+        match failure {
+            None => {}
+            Some(Failure::Conflict | Failure::Gone) => {
+                // What the job has become is told by the watch, or was told before this answer.
+                let id = convert::job_uid(base);
+                if self.cluster.job_state(&id) != Some(JobState::Assumed) {
+                    self.afresh.insert(key);
+                }
+            }
+            Some(Failure::Unavailable(_) | Failure::TimedOut) => {
+                if phase::held_binding(next).is_some() {
+                    self.unanswered.insert(key, op.clone());
+                } else {
+                    self.afresh.insert(key);
+                }
+            }
+            Some(Failure::Refused(_) | Failure::Exists | Failure::Unserialisable(_)) => {
+                self.refused.insert(key);
+            }
+        }
+        wanted.fleet();
+    }
+}

@@ -1,0 +1,210 @@
+//! Decides what becomes of a job whose attempt has ended. Pure.
+
+use std::sync::Arc;
+
+use crds::job::OnPreemption;
+use crds::job_status::{Outcome, StopReason};
+use crds::{Job, JobStatus, phase};
+
+use crate::shell::{Op, Plan, bound_attempt_ended, cancel_wanted, is_deleting};
+
+/// What is known of a job.
+pub(super) struct Observed<'a> {
+    pub(super) job: &'a Arc<Job>,
+    /// The array it is a member of.
+    pub(super) parent: Option<&'a Job>,
+}
+
+pub(super) fn decide(observed: &Observed<'_>) -> Plan {
+    let job = observed.job;
+    let Some(status) = &job.status else {
+        return Plan::nothing();
+    };
+    if !bound_attempt_ended(status) {
+        return Plan::nothing();
+    }
+    let next = if is_deleting(job) || cancel_wanted(job, observed.parent) {
+        ended(status, Outcome::Cancelled)
+    } else {
+        match phase::current_stop(status).map(|stop| stop.reason) {
+            Some(StopReason::Preempted) => preempted(status),
+            Some(StopReason::Drained) => phase::requeue(status, "its node was drained"),
+            Some(StopReason::Suspended) => phase::requeue(status, "it was suspended"),
+            Some(StopReason::TimedOut) => ended(status, Outcome::TimedOut),
+            Some(StopReason::Cancelled) => ended(status, Outcome::Cancelled),
+            None if status.exit_code == Some(0) => ended(status, Outcome::Succeeded),
+            None => ended(status, Outcome::Failed),
+        }
+    };
+    Plan::of(Op::job_status(job, next))
+}
+
+fn preempted(status: &JobStatus) -> JobStatus {
+    let effective = status.effective.as_ref();
+    match effective.map_or(OnPreemption::default(), |e| e.on_preemption.value) {
+        OnPreemption::Requeue => phase::requeue(status, "it was preempted"),
+        OnPreemption::Stop => ended(status, Outcome::Preempted),
+    }
+}
+
+fn ended(status: &JobStatus, outcome: Outcome) -> JobStatus {
+    let mut next = status.clone();
+    next.outcome = Some(outcome);
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::job_status::{Effective, Release, Sourced, Stop};
+    use crds::{JobSpec, Phase};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+    use super::*;
+    use crate::shell::testing::{JobBuilder, applied, at, job, member_of};
+
+    fn finished(exit: i32) -> JobBuilder {
+        job("a").running("n").status(|status| {
+            status.finish_time = Some(MicroTime(at(50)));
+            status.exit_code = Some(exit);
+        })
+    }
+
+    fn released(builder: JobBuilder) -> JobBuilder {
+        builder.status(|status| {
+            status.release = Some(Release {
+                attempt: status.attempt,
+                time: None,
+            });
+        })
+    }
+
+    fn stopped(builder: JobBuilder, reason: StopReason) -> JobBuilder {
+        released(builder).status(|status| {
+            status.stop = Some(Stop {
+                attempt: status.attempt,
+                reason,
+                by: "x".to_owned(),
+                deadline: crate::shell::stop_deadline(status, at(1)),
+                message: None,
+            });
+        })
+    }
+
+    fn decided(job: &Arc<Job>, parent: Option<&Job>) -> Option<Phase> {
+        let next = applied(&decide(&Observed { job, parent }))?;
+        let again = decide(&Observed { job: &next, parent });
+        assert_eq!(again, Plan::nothing(), "the decision settles");
+        next.status.as_ref()?.phase
+    }
+
+    #[test]
+    fn every_row_ends_as_it_should() {
+        let cancelled = JobSpec {
+            cancel: Some(true),
+            ..JobSpec::default()
+        };
+        let stays = |status: &mut JobStatus| {
+            status.effective = Some(Effective {
+                on_preemption: Sourced {
+                    value: OnPreemption::Stop,
+                    ..Sourced::default()
+                },
+                ..Effective::default()
+            });
+        };
+        let rows = [
+            ("running", job("a").running("n"), None),
+            ("ended, not released", finished(1), None),
+            ("waiting", job("a").status(|_| ()), None),
+            (
+                "preempted",
+                stopped(finished(143), StopReason::Preempted),
+                Some(Phase::Pending),
+            ),
+            (
+                "preempted for good",
+                stopped(finished(143), StopReason::Preempted).status(stays),
+                Some(Phase::Preempted),
+            ),
+            (
+                "drained",
+                stopped(finished(143), StopReason::Drained),
+                Some(Phase::Pending),
+            ),
+            (
+                "drained, and would stop when preempted",
+                stopped(finished(143), StopReason::Drained).status(stays),
+                Some(Phase::Pending),
+            ),
+            (
+                "suspended",
+                stopped(finished(143), StopReason::Suspended),
+                Some(Phase::Pending),
+            ),
+            (
+                "drained and cancelled",
+                stopped(finished(143), StopReason::Drained).spec(cancelled),
+                Some(Phase::Cancelled),
+            ),
+            (
+                "drained and deleted",
+                stopped(finished(143), StopReason::Drained).deleting(),
+                Some(Phase::Cancelled),
+            ),
+            (
+                "timed out",
+                stopped(finished(143), StopReason::TimedOut),
+                Some(Phase::TimedOut),
+            ),
+            (
+                "left alone after a failure",
+                released(finished(3)),
+                Some(Phase::Failed),
+            ),
+            (
+                "left alone after success",
+                released(finished(0)),
+                Some(Phase::Succeeded),
+            ),
+            (
+                "ended already",
+                released(finished(0)).status(|s| s.outcome = Some(Outcome::Succeeded)),
+                None,
+            ),
+        ];
+        for (name, builder, expected) in rows {
+            assert_eq!(decided(&builder.build(), None), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_requeued_job_keeps_its_place_and_remembers_the_attempt() {
+        let job = stopped(finished(143), StopReason::Drained)
+            .status(|status| status.enqueue_time = Some(MicroTime(at(2))))
+            .build();
+        let next = applied(&decide(&Observed {
+            job: &job,
+            parent: None,
+        }))
+        .unwrap();
+        let status = next.status.as_ref().unwrap();
+        assert_eq!(status.enqueue_time, Some(MicroTime(at(2))));
+        assert_eq!(status.attempt, 1);
+        assert_eq!(status.binding, None);
+        assert_eq!(status.attempts.last().unwrap().exit_code, Some(143));
+    }
+
+    #[test]
+    fn a_member_of_a_cancelled_array_does_not_come_back() {
+        let spec = JobSpec {
+            cancel: Some(true),
+            ..JobSpec::default()
+        };
+        let parent = job("p").spec(spec).build();
+        let member = member_of(&parent, 1).running("n").status(|status| {
+            status.finish_time = Some(MicroTime(at(50)));
+        });
+        let member = stopped(member, StopReason::Drained).build();
+        assert_eq!(decided(&member, Some(&parent)), Some(Phase::Cancelled));
+    }
+}
