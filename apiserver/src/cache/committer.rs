@@ -150,9 +150,12 @@ impl Committer {
     }
 
     fn reindex(&self, resource: &str, index: &Index) {
-        self.shared.state.write().reindex(resource, |stored| {
+        let reindexed = self.shared.state.read().reindexed(resource, |stored| {
             stored.reindexed(Arc::new(index(resource, &stored.bytes)))
         });
+        if let Some(reindexed) = reindexed {
+            self.shared.state.write().install(resource, reindexed);
+        }
     }
 
     fn commit(&mut self, requests: Vec<(Mutation, oneshot::Sender<Answer>)>, started: Instant) {

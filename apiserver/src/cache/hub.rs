@@ -50,11 +50,14 @@ impl Interest {
         Event::new(kind, change)
     }
 
-    /// The field and value under which the group is found.
+    /// The field and value under which the group is found: the name if it is demanded, as the rarest
+    /// of values, else the first field that is.
     fn route(&self) -> Option<(&str, &str)> {
-        self.selection
-            .field_equals("metadata.name")
-            .map(|name| ("metadata.name", name))
+        let fields = &self.selection.fields;
+        let name = fields
+            .demands()
+            .find(|(field, _)| *field == "metadata.name");
+        name.or_else(|| fields.demands().next())
     }
 }
 
@@ -282,4 +285,94 @@ pub(super) struct Published {
     pub(super) events: usize,
     /// Watchers that were ended because they did not keep up.
     pub(super) lagged: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing::{Thing, selection};
+
+    fn interest(fields: &str) -> Interest {
+        Interest {
+            namespace: None,
+            selection: selection("", fields),
+        }
+    }
+
+    fn change(before: Option<&str>, after: &str) -> Change {
+        let stored = |node: &str| {
+            let thing = Thing::new("job").node(node);
+            let encoded = thing.encoded();
+            let (kind, offset) = (EventType::Added, encoded.rv_offset);
+            let stored = Stored::build(
+                thing.key(),
+                1_000_000_001,
+                kind,
+                &encoded.bytes,
+                offset,
+                encoded.index,
+            );
+            Arc::new(stored.unwrap())
+        };
+        Change::new(stored(after), before.map(stored), false, 0)
+    }
+
+    #[test]
+    fn only_watchers_that_may_be_concerned_are_asked() {
+        let mut watchers = Watchers::default();
+        let asked = [
+            "",
+            "spec.node=a",
+            "spec.node=b",
+            "metadata.name=job",
+            "spec.node=",
+            "x=y",
+        ];
+        for fields in asked {
+            watchers.add(interest(fields), Arc::new(Subscriber::new(1)));
+        }
+        for (before, after, wanted) in [
+            (None, "a", &["", "metadata.name=job", "spec.node=a"][..]),
+            (
+                Some("a"),
+                "b",
+                &["", "metadata.name=job", "spec.node=b", "spec.node=a"],
+            ),
+            (Some("b"), "b", &["", "metadata.name=job", "spec.node=b"]),
+            (None, "c", &["", "metadata.name=job"]),
+            (Some(""), "c", &["", "metadata.name=job", "spec.node="]),
+        ] {
+            let mut candidates = Vec::new();
+            watchers.candidates(&change(before, after), &mut candidates);
+            let found: Vec<_> = candidates
+                .iter()
+                .map(|id| asked[usize::try_from(*id).unwrap()])
+                .collect();
+            assert_eq!(found, wanted, "{before:?} to {after}");
+        }
+    }
+
+    #[test]
+    fn groups_vanish_with_their_last_watcher() {
+        let mut hub = Hub::default();
+        let resource: Arc<str> = "jobs".into();
+        let all = ["", "spec.node=a", "metadata.name=job", "spec.node=a"];
+        let subscribers: Vec<_> = all
+            .iter()
+            .map(|fields| {
+                let subscriber = Arc::new(Subscriber::new(1));
+                hub.add(&resource, interest(fields), Arc::clone(&subscriber));
+                subscriber
+            })
+            .collect();
+        assert_eq!(
+            (hub.watchers("jobs"), hub.resources["jobs"].groups.len()),
+            (4, 3)
+        );
+        for (fields, subscriber) in all.iter().zip(&subscribers) {
+            hub.remove("jobs", &interest(fields), subscriber);
+            hub.remove("jobs", &interest(fields), subscriber);
+        }
+        assert!(hub.resources.is_empty());
+    }
 }

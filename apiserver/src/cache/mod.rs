@@ -21,6 +21,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;
+#[cfg(test)]
+mod watch_tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -105,13 +107,13 @@ impl CacheOptions {
     /// seconds and which nobody reads back.
     pub fn new(clock: Clock) -> Self {
         let leases = HistoryLimits {
-            age: Duration::from_secs(60),
+            age: Duration::from_mins(1),
             bytes: 4 << 20,
         };
         Self {
             clock,
             history: HistoryLimits {
-                age: Duration::from_secs(600),
+                age: Duration::from_mins(10),
                 bytes: 96 << 20,
             },
             history_of: BTreeMap::from([("leases.coordination.k8s.io".to_owned(), leases)]),

@@ -14,9 +14,12 @@ use super::{
     stats::Counters,
 };
 use crate::store::{
-    Change, CommitError, EventType, FIRST_REVISION, ObjectKey, Operation, Record, Revision, Store,
-    StoreError, Stored,
+    Change, CommitError, EventType, FIRST_REVISION, IndexEntry, ObjectKey, Operation, Record,
+    Revision, Store, StoreError, Stored,
 };
+
+/// Records from which on a start extracts index entries in parallel. Chosen: a few milliseconds of work.
+const PARALLEL_FROM: usize = 1000;
 
 /// What was found in the store, before anything was extracted from the objects: what the index needs
 /// to know, such as selectable fields, may itself be an object.
@@ -71,12 +74,11 @@ impl Cache {
         for (resource, floor) in &floors {
             state.resource_mut(resource).floor = *floor;
         }
-        for record in recovered.records {
-            let floor = floors
-                .get(&record.key.resource)
-                .copied()
-                .unwrap_or(FIRST_REVISION - 1);
-            replay(&mut state, record, floor, &index)?;
+        let entries = extract(&recovered.records, &index, store.blocks());
+        for (record, entry) in recovered.records.into_iter().zip(entries) {
+            let floor = floors.get(&record.key.resource).copied();
+            let floor = floor.unwrap_or(FIRST_REVISION - 1);
+            replay(&mut state, record, floor, Arc::new(entry))?;
         }
         let revision = store.last_revision();
         state.revision = revision;
@@ -93,6 +95,25 @@ impl Cache {
         });
         start(shared)
     }
+}
+
+/// The index entries of all records: the dearest part of a start, so on all cores if threads are allowed.
+fn extract(records: &[Record], index: &Index, threads: bool) -> Vec<IndexEntry> {
+    let one = |record: &Record| index(&record.key.resource, &record.body);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if !threads || cores == 1 || records.len() < PARALLEL_FROM {
+        return records.iter().map(one).collect();
+    }
+    std::thread::scope(|scope| {
+        let parts = records.chunks(records.len().div_ceil(cores));
+        let parts: Vec<_> = parts
+            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
+            .collect();
+        let joined = parts.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined
+            .flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
 
 fn start(shared: Arc<Shared>) -> Result<Cache, StoreError> {
@@ -124,7 +145,7 @@ fn replay(
     state: &mut State,
     record: Record,
     floor: Revision,
-    index: &Index,
+    entry: Arc<IndexEntry>,
 ) -> Result<(), StoreError> {
     let Record {
         revision,
@@ -154,7 +175,6 @@ fn replay(
         (false, None) => EventType::Added,
         (false, Some(_)) => EventType::Modified,
     };
-    let entry = Arc::new(index(&key.resource, &body));
     let stored = Stored::build(key, revision, kind, &body, rv_offset, entry)
         .map_err(|error: CommitError| damaged(error.to_string()))?;
     let stored = Arc::new(stored);

@@ -188,11 +188,13 @@ impl State {
             .collect()
     }
 
-    /// Replaces the index entries of a resource, in the objects and in the history.
-    pub(super) fn reindex(&mut self, resource: &str, mut renew: impl FnMut(&Stored) -> Stored) {
-        let Some(resource) = self.resources.get_mut(resource) else {
-            return;
-        };
+    /// The objects and the history of a resource with other index entries.
+    pub(super) fn reindexed(
+        &self,
+        resource: &str,
+        mut renew: impl FnMut(&Stored) -> Stored,
+    ) -> Option<Reindexed> {
+        let resource = self.resources.get(resource)?;
         let mut renewed: HashMap<Revision, Arc<Stored>> = HashMap::new();
         let mut shared = |stored: &Arc<Stored>| {
             let new = renewed
@@ -200,20 +202,30 @@ impl State {
                 .or_insert_with(|| Arc::new(renew(stored)));
             Arc::clone(new)
         };
-        resource.objects = resource
-            .objects
-            .iter()
+        let objects = resource.objects.iter();
+        let objects = objects
             .map(|(place, stored)| (place.clone(), shared(stored)))
             .collect();
-        for change in &mut resource.log {
-            let previous = change.previous.as_ref().map(&mut shared);
-            let stored = shared(&change.stored);
-            *change = Arc::new(Change::new(
-                stored,
-                previous,
-                change.deleted,
-                change.time_ms,
-            ));
+        let log = resource.log.iter();
+        let log = log
+            .map(|change| {
+                let previous = change.previous.as_ref().map(&mut shared);
+                let stored = shared(&change.stored);
+                Arc::new(Change::new(
+                    stored,
+                    previous,
+                    change.deleted,
+                    change.time_ms,
+                ))
+            })
+            .collect();
+        Some(Reindexed { objects, log })
+    }
+
+    /// Puts what [`State::reindexed`] made in place; only the committer, so that nothing came between.
+    pub(super) fn install(&mut self, resource: &str, reindexed: Reindexed) {
+        if let Some(resource) = self.resources.get_mut(resource) {
+            (resource.objects, resource.log) = (reindexed.objects, reindexed.log);
         }
     }
 
@@ -260,6 +272,12 @@ impl State {
             self.owners.entry(uid).or_default().insert(key.clone());
         }
     }
+}
+
+/// A resource with other index entries.
+pub(super) struct Reindexed {
+    objects: Objects,
+    log: VecDeque<Arc<Change>>,
 }
 
 /// What a list asks for, beside the resource and the revision.
@@ -332,7 +350,10 @@ pub(super) fn page(objects: &Objects, revision: Revision, query: &ListQuery<'_>)
             .items
             .last()
             .map(|last| (Arc::clone(&last.key.namespace), Arc::clone(&last.key.name)));
-        page.remaining = everything.then(|| rest.count() + 1);
+        page.remaining = everything.then(|| match query.after {
+            None if namespace.is_none() => objects.len() - limit,
+            _ => rest.count() + 1,
+        });
     }
     page
 }

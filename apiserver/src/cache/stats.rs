@@ -80,6 +80,18 @@ pub struct HistogramStats {
     pub sum: f64,
 }
 
+impl HistogramStats {
+    /// The mean observation; 0 when there is none.
+    pub fn mean(&self) -> f64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a mean of at most 2^53 observations"
+        )]
+        let count = self.count.max(1) as f64;
+        self.sum / count
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Counters {
     batch_sizes: Histogram<9>,
@@ -170,4 +182,22 @@ pub struct CacheStats {
     pub events_delivered: u64,
     /// Watches that ended because their reader did not keep up.
     pub watchers_lagged: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_up_to_and_including_its_bounds() {
+        let histogram = Histogram::new([1.0, 2.0]);
+        assert!(histogram.snapshot().mean().abs() < f64::EPSILON);
+        for value in [1_u32, 2, 2, 3] {
+            histogram.observe(value.into(), u64::from(value) * 1_000_000);
+        }
+        let stats = histogram.snapshot();
+        assert_eq!(stats.cumulative, [1, 3, 4]);
+        assert_eq!(stats.count, 4);
+        assert!((stats.mean() - 2.0).abs() < 1e-9);
+    }
 }

@@ -219,14 +219,13 @@ impl Store for EmbeddedStore {
                 last,
             });
         }
-        let written = self.write(batch);
-        match &written {
-            Ok(()) => self
-                .last
-                .store(last + batch.records.len() as u64, Ordering::Release),
-            Err(_) => self.failed.store(true, Ordering::Release),
-        }
-        written
+        // Until it has succeeded it counts as failed, so that not even a panic lets sled write again.
+        self.failed.store(true, Ordering::Release);
+        self.write(batch)?;
+        self.last
+            .store(last + batch.records.len() as u64, Ordering::Release);
+        self.failed.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn read(&self, revision: Revision) -> Result<Option<Record>, StoreError> {

@@ -239,4 +239,6 @@ pub enum StoreError {
 }
 
 #[cfg(test)]
+mod process_tests;
+#[cfg(test)]
 mod tests;

@@ -73,12 +73,12 @@ fn removal(record: &Record) -> Removal {
     }
 }
 
-fn blob_files(dir: &Path) -> usize {
+pub(super) fn blob_files(dir: &Path) -> usize {
     fs::read_dir(dir.join("log/blobs")).map_or(0, Iterator::count)
 }
 
 /// Copies a directory as a kill would leave it: without anything of the running process.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
