@@ -139,6 +139,15 @@ impl Cluster {
             by_queue: false,
         };
         if let Some(why) = self.queue_reason(&key.queue, &key.requirements) {
+            let judged = class
+                .blocked
+                .is_some_and(|before| before.shape == self.shape);
+            if self.settled
+                && !judged
+                && let Some(why) = self.never(&key.requirements)
+            {
+                return Tried::Never(Arc::new(why));
+            }
             blocked.by_queue = true;
             self.pending.block(id, blocked);
             self.pending.set_reason(id, why.known());

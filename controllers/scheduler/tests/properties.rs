@@ -1,0 +1,537 @@
+//! Laws that hold for every cluster: nothing is promised twice, nobody is overtaken who could have gone first, reasons are
+//! true, decisions are deterministic, and the incremental state decides like one built from scratch.
+
+#![expect(clippy::unwrap_used, reason = "a broken model is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use scheduler::explain::Standing;
+use scheduler::{
+    Attributed, BoundJob, Bytes, Cluster, Decision, Exclusive, Gpu, GpuRequest, Job, JobUid,
+    MilliCpu, Millis, Node, NodeName, Placement, QueueState, Quota, ReasonClass, Requirements,
+    Settings,
+};
+
+const NOW: Millis = Millis(1);
+
+/// What happens to a cluster; numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Event {
+    Submit(Needs),
+    Decide(usize),
+    Confirm(usize),
+    Undo(usize),
+    Release(usize),
+    Remove(usize),
+    Ready(usize, bool),
+    Cordon(usize, bool),
+    Foreign(usize, usize, u64),
+    Measure(usize, u64, u64),
+    Holders(usize, usize, u32),
+    Pause(bool),
+    Limit(Option<u64>),
+}
+
+#[derive(Clone, Debug)]
+struct Needs {
+    priority: i32,
+    cpu: u64,
+    memory: u64,
+    gpus: u32,
+    vram: Option<u64>,
+    exclusive: u8,
+    pin: Option<usize>,
+    zone: bool,
+}
+
+fn needs() -> impl Strategy<Value = Needs> {
+    let vram = prop_oneof![1 => Just(None), 3 => (1..25_u64).prop_map(Some)];
+    let pin = prop_oneof![4 => Just(None), 1 => (0..5_usize).prop_map(Some)];
+    (
+        -1..2_i32,
+        0..5_u64,
+        0..9_u64,
+        0..3_u32,
+        vram,
+        0..12_u8,
+        pin,
+        any::<bool>(),
+    )
+        .prop_map(
+            |(priority, cpu, memory, gpus, vram, exclusive, pin, zone)| Needs {
+                priority,
+                cpu,
+                memory,
+                gpus,
+                vram,
+                exclusive,
+                pin,
+                zone,
+            },
+        )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let at = || any::<usize>();
+    prop_oneof![
+        10 => needs().prop_map(Event::Submit),
+        4 => (1..6_usize).prop_map(Event::Decide),
+        4 => at().prop_map(Event::Confirm),
+        1 => at().prop_map(Event::Undo),
+        4 => at().prop_map(Event::Release),
+        1 => at().prop_map(Event::Remove),
+        1 => (at(), any::<bool>()).prop_map(|(node, ready)| Event::Ready(node, ready)),
+        1 => (at(), any::<bool>()).prop_map(|(node, cordoned)| Event::Cordon(node, cordoned)),
+        2 => (at(), at(), 0..20_u64).prop_map(|(node, gpu, peak)| Event::Foreign(node, gpu, peak)),
+        2 => (at(), 0..20_u64, 0..10_u64).prop_map(|(job, used, more)| Event::Measure(job, used, more)),
+        1 => (at(), at(), 0..2_u32).prop_map(|(node, gpu, n)| Event::Holders(node, gpu, n)),
+        1 => any::<bool>().prop_map(Event::Pause),
+        1 => proptest::option::of(0..4_u64).prop_map(Event::Limit),
+    ]
+}
+
+fn fleet() -> impl Strategy<Value = Vec<Node>> {
+    let node = (
+        1..5_u64,
+        1..9_u64,
+        proptest::collection::vec(prop_oneof![Just(16_u64), Just(24)], 0..4),
+        any::<bool>(),
+    );
+    proptest::collection::vec(node, 1..5).prop_map(|nodes| {
+        let build = |(at, (cpu, memory, gpus, zone)): (usize, (u64, u64, Vec<u64>, bool))| Node {
+            ready: true,
+            cpu: MilliCpu(cpu * 1000),
+            memory: Bytes::gib(memory),
+            labels: if zone {
+                BTreeMap::from([("zone".into(), "x".into())])
+            } else {
+                BTreeMap::new()
+            },
+            gpus: (0_u32..)
+                .zip(gpus)
+                .map(|(index, size)| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(size)))
+                .collect(),
+            ..Node::default()
+        };
+        nodes.into_iter().enumerate().map(build).collect()
+    })
+}
+
+fn node_name(at: usize) -> NodeName {
+    format!("node-{at}").into()
+}
+
+/// The cluster and, beside it, everything that it was told.
+struct Model {
+    cluster: Cluster,
+    nodes: Vec<Node>,
+    queue: QueueState,
+    waiting: BTreeMap<JobUid, Job>,
+    assumed: BTreeMap<JobUid, (Job, BoundJob)>,
+    bound: BTreeMap<JobUid, BoundJob>,
+    submitted: i64,
+}
+
+impl Model {
+    fn new(nodes: Vec<Node>) -> Self {
+        let mut cluster = Cluster::new(Settings::default());
+        for (at, node) in nodes.iter().enumerate() {
+            cluster.upsert_node(&node_name(at), node.clone());
+        }
+        Self {
+            cluster,
+            nodes,
+            queue: QueueState::default(),
+            waiting: BTreeMap::new(),
+            assumed: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            submitted: 0,
+        }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Submit(needs) => self.submit(needs),
+            Event::Decide(limit) => {
+                let decisions = self.cluster.decide(NOW, *limit);
+                self.note(&decisions);
+            }
+            Event::Confirm(at) => {
+                if let Some(uid) = pick(&self.assumed, *at) {
+                    let (_, bound) = self.assumed.remove(&uid).unwrap();
+                    let confirmed = BoundJob {
+                        attempt: 1,
+                        ..bound
+                    };
+                    self.cluster.upsert_bound(confirmed.clone());
+                    self.bound.insert(uid, confirmed);
+                }
+            }
+            Event::Undo(at) => {
+                if let Some(uid) = pick(&self.assumed, *at) {
+                    let (job, _) = self.assumed.remove(&uid).unwrap();
+                    assert!(self.cluster.undo(&uid));
+                    self.waiting.insert(uid, job);
+                }
+            }
+            Event::Release(at) => {
+                if let Some(uid) = pick(&self.bound, *at) {
+                    self.bound.remove(&uid);
+                    self.cluster.release(&uid);
+                }
+            }
+            Event::Remove(at) => {
+                if let Some(uid) = pick(&self.waiting, *at) {
+                    self.waiting.remove(&uid);
+                    self.cluster.remove_job(&uid);
+                }
+            }
+            Event::Ready(at, ready) => self.node(*at, |node| node.ready = *ready),
+            Event::Cordon(at, cordoned) => self.node(*at, |node| node.unschedulable = *cordoned),
+            Event::Foreign(at, gpu, peak) => self.gpu(*at, *gpu, |gpu| {
+                gpu.foreign_peaks = vec![Bytes::gib(*peak)];
+            }),
+            Event::Holders(at, gpu, holders) => self.gpu(*at, *gpu, |gpu| gpu.holders = *holders),
+            Event::Measure(at, used, more) => self.measure(*at, *used, *more),
+            Event::Pause(paused) => {
+                self.queue.paused = *paused;
+                self.cluster.upsert_queue(&"q".into(), self.queue);
+            }
+            Event::Limit(gpus) => {
+                self.queue.quota = Quota {
+                    gpus: *gpus,
+                    ..Quota::default()
+                };
+                self.cluster.upsert_queue(&"q".into(), self.queue);
+            }
+        }
+    }
+
+    fn submit(&mut self, needs: &Needs) {
+        self.submitted += 1;
+        let gpus = match (needs.gpus, needs.vram) {
+            (0, _) => GpuRequest::None,
+            (count, None) => GpuRequest::Whole(count),
+            (count, Some(gib)) => GpuRequest::Vram {
+                count,
+                bytes: Bytes::gib(gib),
+            },
+        };
+        let mut requirements = Requirements {
+            cpu: MilliCpu(needs.cpu * 1000),
+            memory: Bytes::gib(needs.memory),
+            gpus,
+            exclusive: match needs.exclusive {
+                0 => Exclusive::Gpu,
+                1 => Exclusive::Node,
+                _ => Exclusive::Shared,
+            },
+            node_name: needs.pin.map(node_name),
+            ..Requirements::default()
+        };
+        if needs.zone {
+            requirements.node_selector = BTreeMap::from([("zone".into(), "x".into())]);
+        }
+        let job = Job {
+            uid: format!("job-{}", self.submitted).into(),
+            queue: if needs.zone {
+                "q".into()
+            } else {
+                "default".into()
+            },
+            priority: needs.priority,
+            enqueued_micros: self.submitted / 2,
+            requirements,
+        };
+        self.cluster.upsert_job(job.clone());
+        self.waiting.insert(job.uid.clone(), job);
+    }
+
+    fn node(&mut self, at: usize, change: impl FnOnce(&mut Node)) {
+        let at = at % self.nodes.len();
+        change(&mut self.nodes[at]);
+        self.cluster
+            .upsert_node(&node_name(at), self.nodes[at].clone());
+    }
+
+    fn gpu(&mut self, at: usize, gpu: usize, change: impl FnOnce(&mut Gpu)) {
+        self.node(at, |node| {
+            if !node.gpus.is_empty() {
+                let gpu = gpu % node.gpus.len();
+                change(&mut node.gpus[gpu]);
+            }
+        });
+    }
+
+    fn measure(&mut self, at: usize, used: u64, more: u64) {
+        let Some(job) = pick(&self.bound, at).map(|uid| self.bound[&uid].clone()) else {
+            return;
+        };
+        let at = (0..self.nodes.len())
+            .find(|at| node_name(*at) == job.node)
+            .unwrap();
+        self.node(at, |node| {
+            for gpu in node
+                .gpus
+                .iter_mut()
+                .filter(|gpu| job.gpus.contains(&gpu.uuid))
+            {
+                gpu.attributed = vec![Attributed {
+                    job: job.uid.clone(),
+                    attempt: 1,
+                    used: Bytes::gib(used),
+                    peak: Bytes::gib(used + more),
+                }];
+                gpu.used = Some(Bytes::gib(used));
+            }
+        });
+    }
+
+    fn note(&mut self, decisions: &[Decision]) {
+        for decision in decisions {
+            match decision {
+                Decision::Bind(placement) => {
+                    let job = self.waiting.remove(&placement.job).unwrap();
+                    let bound = bound(&job, placement);
+                    self.assumed.insert(job.uid.clone(), (job, bound));
+                }
+                Decision::Infeasible { job, .. } => {
+                    self.waiting.remove(job).unwrap();
+                    self.cluster.remove_job(job);
+                }
+                Decision::Waiting { .. } => {}
+            }
+        }
+    }
+
+    /// The same cluster, told everything once, in another order.
+    fn rebuilt(&self) -> Cluster {
+        let mut cluster = Cluster::new(Settings::default());
+        for job in self.waiting.values().rev() {
+            cluster.upsert_job(job.clone());
+        }
+        let assumed = self.assumed.values().map(|(_, bound)| bound);
+        for job in self.bound.values().chain(assumed).rev() {
+            cluster.upsert_bound(job.clone());
+        }
+        cluster.upsert_queue(&"q".into(), self.queue);
+        for (at, node) in self.nodes.iter().enumerate().rev() {
+            cluster.upsert_node(&node_name(at), node.clone());
+        }
+        cluster
+    }
+
+    /// Does the job fit the node, by the letter of rules.md section 5 and plain arithmetic?
+    fn fits(&self, job: &Job, at: usize) -> bool {
+        let (name, node, needs) = (node_name(at), &self.nodes[at], &job.requirements);
+        let here: Vec<&BoundJob> = self
+            .bound
+            .values()
+            .chain(self.assumed.values().map(|(_, bound)| bound))
+            .filter(|bound| bound.node == name)
+            .collect();
+        let cpu: u64 = here.iter().map(|bound| bound.cpu.0).sum();
+        let memory: u64 = here.iter().map(|bound| bound.memory.0).sum();
+        node.ready
+            && !node.unschedulable
+            && needs.node_name.as_ref().is_none_or(|pin| *pin == name)
+            && needs
+                .node_selector
+                .iter()
+                .all(|(key, value)| node.labels.get(key) == Some(value))
+            && here.iter().all(|bound| !bound.whole_node)
+            && (needs.exclusive != Exclusive::Node || here.is_empty())
+            && cpu + needs.cpu.0 <= node.cpu.0
+            && memory + needs.memory.0 <= node.memory.0
+            && node
+                .gpus
+                .iter()
+                .filter(|gpu| gpu_takes(needs, gpu, &here))
+                .count()
+                >= needs.gpus.count() as usize
+    }
+}
+
+fn gpu_takes(needs: &Requirements, gpu: &Gpu, here: &[&BoundJob]) -> bool {
+    let margin = i128::from(512 * Bytes::MIB);
+    let capacity = i128::from(gpu.memory.0 - gpu.reserved.0);
+    let tenth_more = |bytes: Bytes| (i128::from(bytes.0) * 11 + 9) / 10;
+    let class = |declared: i128| {
+        declared > capacity - margin && declared <= i128::from(gpu.memory.0) * 107 / 100
+    };
+    let (mut charged, mut pending, mut holders) = (0, 0, 0);
+    for job in here.iter().filter(|job| job.gpus.contains(&gpu.uuid)) {
+        let seen = gpu.attributed.iter().find(|seen| seen.job == job.uid);
+        let declared = job.vram.map(|bytes| i128::from(bytes.0));
+        let charge = match declared.filter(|declared| !job.whole_gpus && !class(*declared)) {
+            None => capacity,
+            Some(declared) => match seen.filter(|seen| i128::from(seen.peak.0) > declared) {
+                None => declared,
+                Some(seen) => tenth_more(seen.peak).min(capacity).max(declared),
+            },
+        };
+        charged += charge;
+        pending += (charge - seen.map_or(0, |seen| i128::from(seen.used.0))).max(0);
+        holders += 1;
+    }
+    let used = i128::from(gpu.used.unwrap().0);
+    let jobs_use: i128 = gpu
+        .attributed
+        .iter()
+        .map(|seen| i128::from(seen.used.0))
+        .sum();
+    let foreign: i128 = gpu
+        .foreign_peaks
+        .iter()
+        .map(|peak| i128::from(peak.0))
+        .sum();
+    let foreign_held: i128 = gpu.foreign_peaks.iter().map(|peak| tenth_more(*peak)).sum();
+    let residue = (used - jobs_use - foreign).max(0);
+    let free = (capacity - margin - charged - foreign_held - residue)
+        .min(capacity - used - margin - pending);
+    let idle = holders == 0 && gpu.holders == 0 && foreign_held + residue <= margin;
+    let free = if gpu.holders > 0 { 0 } else { free.max(0) };
+    match needs.gpus {
+        GpuRequest::None => false,
+        GpuRequest::Whole(_) => idle,
+        GpuRequest::Vram { bytes, .. } => {
+            let declared = i128::from(bytes.0);
+            let could = declared <= capacity - margin || class(declared);
+            if needs.exclusive == Exclusive::Shared {
+                declared <= free || (idle && class(declared))
+            } else {
+                idle && could
+            }
+        }
+    }
+}
+
+fn bound(job: &Job, placement: &Placement) -> BoundJob {
+    BoundJob {
+        uid: job.uid.clone(),
+        queue: job.queue.clone(),
+        attempt: 0,
+        node: placement.node.clone(),
+        gpus: placement.gpus.clone(),
+        vram: placement.vram,
+        whole_gpus: placement.whole_gpus,
+        whole_node: placement.whole_node,
+        cpu: placement.cpu,
+        memory: placement.memory,
+    }
+}
+
+fn pick<T>(map: &BTreeMap<JobUid, T>, at: usize) -> Option<JobUid> {
+    map.keys().nth(at.checked_rem(map.len())?).cloned()
+}
+
+fn before(one: &Job, other: &Job) -> bool {
+    (-one.priority, one.enqueued_micros, &one.uid)
+        < (-other.priority, other.enqueued_micros, &other.uid)
+}
+
+fn binds(decisions: &[Decision]) -> Vec<&Decision> {
+    decisions
+        .iter()
+        .filter(|decision| matches!(decision, Decision::Bind(_)))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decisions_keep_every_law(nodes in fleet(), events in proptest::collection::vec(event(), 1..60)) {
+        let mut model = Model::new(nodes);
+        for event in &events {
+            model.apply(event);
+            prop_assert_eq!(model.cluster.check(), Vec::new(), "after {:?}", event);
+        }
+        // Determinism, and the incremental state against one built from scratch.
+        let first = model.cluster.clone().decide(NOW, usize::MAX);
+        prop_assert_eq!(&first, &model.cluster.clone().decide(NOW, usize::MAX));
+        let rebuilt = model.rebuilt().decide(NOW, usize::MAX);
+        prop_assert_eq!(binds(&first), binds(&rebuilt));
+        // One decision at a time: nobody is bound while one before him fits.
+        loop {
+            let fitting: BTreeSet<JobUid> = model
+                .waiting
+                .values()
+                .filter(|job| matches!(model.cluster.explain(&job.uid), Some(Standing::Fits(_))))
+                .map(|job| job.uid.clone())
+                .collect();
+            let decisions = model.cluster.decide(NOW, 1);
+            let Some(decision) = decisions.first() else {
+                prop_assert_eq!(fitting, BTreeSet::new(), "a job that fits was left waiting");
+                break;
+            };
+            if let Decision::Bind(placement) = decision {
+                let job = model.waiting[&placement.job].clone();
+                let at = (0..model.nodes.len()).find(|at| node_name(*at) == placement.node).unwrap();
+                prop_assert!(model.fits(&job, at), "{:?} does not fit", job);
+                for uid in &fitting {
+                    prop_assert!(!before(&model.waiting[uid], &job), "{} was overtaken by {}", uid, job.uid);
+                }
+            }
+            model.note(&decisions);
+            prop_assert_eq!(model.cluster.check(), Vec::new());
+        }
+    }
+
+    #[test]
+    fn reasons_are_true(nodes in fleet(), events in proptest::collection::vec(event(), 1..60)) {
+        let mut model = Model::new(nodes);
+        for event in &events {
+            model.apply(event);
+        }
+        let decisions = model.cluster.decide(NOW, usize::MAX);
+        model.note(&decisions);
+        for job in model.waiting.values() {
+            let per_node = model.cluster.examine(&job.uid);
+            for at in 0..model.nodes.len() {
+                let misfits = &per_node[&node_name(at)];
+                prop_assert_eq!(misfits.is_empty(), model.fits(job, at), "{:?} on {}: {:?}", job, at, misfits);
+                let lacks_vram = misfits.iter().any(|misfit| misfit.class() == ReasonClass::InsufficientVram);
+                if lacks_vram {
+                    let here: Vec<&BoundJob> = model
+                        .bound
+                        .values()
+                        .chain(model.assumed.values().map(|(_, bound)| bound))
+                        .filter(|bound| bound.node == node_name(at))
+                        .collect();
+                    let gpus = &model.nodes[at].gpus;
+                    let room = gpus.iter().filter(|gpu| gpu_takes(&job.requirements, gpu, &here)).count();
+                    prop_assert!(room < job.requirements.gpus.count() as usize);
+                }
+            }
+            // What the job was told counts every node that it was judged against once.
+            if let Some(Standing::Waits(scheduler::Explanation::Nodes(reasons))) = model.cluster.explain(&job.uid) {
+                let counted: usize = reasons.items.iter().map(|item| item.nodes).sum();
+                prop_assert_eq!(counted, reasons.total);
+                let judged = if job.requirements.node_name.is_some() { 1 } else { model.nodes.len() };
+                prop_assert_eq!(reasons.total, judged);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_called_impossible_fits_no_empty_node(nodes in fleet(), needs in needs()) {
+        let mut model = Model::new(nodes.clone());
+        model.submit(&needs);
+        let job: Job = model.waiting.values().next().unwrap().clone();
+        let labelled: Vec<Node> = nodes
+            .into_iter()
+            .map(|node| Node { labels: BTreeMap::from([(Arc::from("zone"), Arc::from("x"))]), ..node })
+            .collect();
+        let empty = Model::new(labelled);
+        let possible = (0..empty.nodes.len()).any(|at| empty.fits(&job, at));
+        let unknown_pin = job.requirements.node_name.as_ref().is_some_and(|pin| {
+            (0..empty.nodes.len()).all(|at| node_name(at) != *pin)
+        });
+        let decisions = model.cluster.decide(NOW, usize::MAX);
+        let impossible = matches!(decisions.first(), Some(Decision::Infeasible { .. }));
+        prop_assert_eq!(impossible, !possible && !unknown_pin, "{:?}", decisions);
+    }
+}
