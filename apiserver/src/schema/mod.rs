@@ -5,9 +5,9 @@
 //! may set, and [`KindSchema::admit_create`] or [`KindSchema::admit_update`] validates the result.
 //! One code path serves custom and built-in kinds; the latter are described by data in `builtin/`.
 
-
+pub mod builtin;
 pub mod cel;
-
+pub mod crd;
 pub mod decode;
 pub mod default;
 mod engine;
@@ -16,15 +16,13 @@ pub mod formats;
 pub mod jsonpath;
 mod kind;
 pub mod managed_fields;
-
 pub mod metadata;
 pub mod names;
 pub mod patch;
-
 pub mod prune;
 pub mod structural;
 pub mod validate;
 pub mod yaml;
 
 pub use field_error::{Cause, FieldError, FieldErrorKind};
-pub use kind::{Admitted, FieldValidation, KindSchema, Part, Read, ReadError, SelectableField};
+pub use kind::{Admitted, FieldValidation, KindSchema, KindTraits, Part, Read, ReadError, SelectableField};
