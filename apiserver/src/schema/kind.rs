@@ -308,3 +308,6 @@ fn metadata_of(value: &Value) -> &Map<String, Value> {
 fn normalize(value: &mut Value) -> Vec<String> {
     value.get_mut("metadata").and_then(Value::as_object_mut).map(metadata::normalize).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

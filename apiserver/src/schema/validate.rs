@@ -289,3 +289,6 @@ pub(super) fn block_rules(errors: &[FieldError]) -> bool {
         )
     })
 }
+
+#[cfg(test)]
+mod tests;
