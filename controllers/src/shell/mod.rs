@@ -30,7 +30,11 @@ mod world;
 mod write;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 pub(crate) use facts::stop_deadline;
 
