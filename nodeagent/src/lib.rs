@@ -18,6 +18,7 @@ mod node;
 pub mod runner;
 mod shim;
 mod shim_runner;
+pub mod sim;
 pub mod spawner;
 mod users;
 

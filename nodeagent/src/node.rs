@@ -192,6 +192,9 @@ impl Keeper {
             };
             let reading = inventory.read(&roots);
             context.set_gpus(&reading.gpus);
+            for id in roots.running.keys() {
+                context.set_peaks(id, inventory.peaks_of(id));
+            }
             (inventory, reading)
         })
         .await;

@@ -101,6 +101,8 @@ pub(crate) struct Context {
 struct Board {
     capacity: Capacity,
     running: Vec<AttemptId>,
+    /// Most GPU memory that each running attempt was seen with, by card.
+    peaks: BTreeMap<AttemptId, BTreeMap<String, u64>>,
 }
 
 impl Context {
@@ -136,6 +138,18 @@ impl Context {
         self.board(|board| board.running.clone())
     }
 
+    /// Notes the peaks that were read.
+    pub(crate) fn set_peaks(&self, id: &AttemptId, peaks: BTreeMap<String, u64>) {
+        if !peaks.is_empty() {
+            self.board(|board| board.peaks.insert(id.clone(), peaks));
+        }
+    }
+
+    /// Takes the peaks of an attempt that ended.
+    fn take_peaks(&self, id: &AttemptId) -> BTreeMap<String, u64> {
+        self.board(|board| board.peaks.remove(id).unwrap_or_default())
+    }
+
     fn stops_jobs(&self) -> bool {
         self.options.stop_jobs.load(Ordering::SeqCst)
     }
@@ -160,6 +174,7 @@ pub async fn run(
                 gpus: BTreeMap::new(),
             },
             running: Vec::new(),
+            peaks: BTreeMap::new(),
         }),
         client,
         options,

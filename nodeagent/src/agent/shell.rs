@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::Job;
+use crds::job_status::{Usage, VramVerdict};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kube::runtime::watcher;
@@ -48,6 +49,8 @@ struct JobSlot {
     seen: Known,
     operations: u32,
     queued: bool,
+    /// The watch said that it is gone while an operation was under way.
+    hinted: bool,
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -60,6 +63,7 @@ impl JobSlot {
             seen,
             operations: 0,
             queued: false,
+            hinted: false,
             failures: 0,
             not_before: None,
         }
@@ -85,6 +89,7 @@ struct Attempt {
     charge: Charge,
     kill_at: Option<Timestamp>,
     ended: Option<(Ended, Instant)>,
+    usage: Option<Usage>,
     let_go: Option<bool>,
     log: Cursor,
 }
@@ -148,6 +153,7 @@ impl Shell {
                 charge: held.charge,
                 kill_at: None,
                 ended: held.ended.map(|ended| (ended, now)),
+                usage: None,
                 let_go: None,
                 log: Cursor::default(),
             };
@@ -160,7 +166,7 @@ impl Shell {
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         let api: Api<Job> = Api::all(self.context.client.clone());
         let node = &self.context.options.node_name;
-        let config = watcher::Config::default().fields(&format!("status.binding.nodeName={node}"));
+        let config = watcher::Config::default().fields(&selector(node));
         let mut watch = watcher(api, config).boxed();
         let mut watch_again: Option<Instant> = None;
         let mut log_tick = tokio::time::interval(LOG_PERIOD);
@@ -235,9 +241,14 @@ impl Shell {
             }
             watcher::Event::Apply(job) => self.on_job(job, false),
             watcher::Event::Delete(job) => {
-                // Only a hint: it is read again by name.
-                if let Some(uid) = job.uid() {
-                    self.doubt(&uid);
+                // Only a hint: it is read again by name, unless an answer that is under way tells.
+                if let Some(uid) = job.uid()
+                    && let Some(slot) = self.jobs.get_mut(&uid)
+                {
+                    slot.hinted = true;
+                    if slot.operations == 0 {
+                        self.heed_hint(&uid);
+                    }
                 }
             }
         }
@@ -290,6 +301,24 @@ impl Shell {
         self.enqueue(&uid);
     }
 
+    /// Reads a job again that left the watch, unless it is known to have ended.
+    fn heed_hint(&mut self, uid: &str) {
+        let Some(slot) = self.jobs.get_mut(uid) else {
+            return;
+        };
+        let ended = match &slot.seen {
+            Known::Job { job, .. } => {
+                let status = job.status.as_ref();
+                status.is_some_and(|status| status.outcome.is_some())
+            }
+            Known::Gone => true,
+            Known::Unverified { .. } => false,
+        };
+        if std::mem::take(&mut slot.hinted) && !ended {
+            self.doubt(uid);
+        }
+    }
+
     fn doubt(&mut self, uid: &str) {
         if let Some(slot) = self.jobs.get_mut(uid) {
             if !matches!(slot.seen, Known::Unverified { .. }) {
@@ -304,6 +333,8 @@ impl Shell {
             && attempt.ended.is_none()
         {
             attempt.ended = Some((ended, Instant::now()));
+            let peaks = self.context.take_peaks(id);
+            attempt.usage = gpu_usage(&attempt.charge, peaks);
             self.publish_running();
             self.send_log(id);
             self.enqueue(&id.uid);
@@ -392,7 +423,7 @@ impl Shell {
                         }
                         LocalState::Ended {
                             ended,
-                            usage: None,
+                            usage: attempt.usage.as_ref(),
                             report,
                         }
                     }
@@ -521,6 +552,7 @@ impl Shell {
                     charge: binding.map(environment::charge).unwrap_or_default(),
                     kill_at: None,
                     ended: None,
+                    usage: None,
                     let_go: None,
                     log: Cursor::default(),
                 };
@@ -595,6 +627,9 @@ impl Shell {
             let pause = FIRST_PAUSE * (1 << slot.failures.min(7));
             slot.failures += 1;
             slot.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+        }
+        if slot.operations == 0 && slot.hinted {
+            self.heed_hint(uid);
         }
         self.enqueue(uid);
     }
@@ -809,6 +844,16 @@ impl Shell {
     }
 }
 
+/// The jobs bound to a node that have not ended. Ended ones keep their binding, and there may be very many.
+fn selector(node: &str) -> String {
+    let mut selector = format!("status.binding.nodeName={node}");
+    for phase in crds::Phase::ALL.iter().filter(|phase| phase.is_terminal()) {
+        selector.push_str(",status.phase!=");
+        selector.push_str(phase.as_str());
+    }
+    selector
+}
+
 fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
     let name = job.name_any();
     let namespace = job.namespace().unwrap_or_default();
@@ -827,6 +872,22 @@ fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
             tracing::debug!(namespace, name, attempt, phase, "reporting an end");
         }
     }
+}
+
+/// What an attempt used of its GPUs, where it was seen on any.
+fn gpu_usage(charge: &Charge, peaks: BTreeMap<String, u64>) -> Option<Usage> {
+    let most = peaks.values().copied().max()?;
+    let verdict = match charge.vram_bytes.filter(|_| !charge.whole_gpus) {
+        None => VramVerdict::Undeclared,
+        Some(declared) if most > declared => VramVerdict::Exceeded,
+        Some(declared) if most < declared / 2 => VramVerdict::Overdeclared,
+        Some(_) => VramVerdict::Fitting,
+    };
+    Some(Usage {
+        peak_vram_bytes: peaks,
+        vram_verdict: Some(verdict),
+        ..Usage::default()
+    })
 }
 
 fn first_of(uid: &str) -> AttemptId {

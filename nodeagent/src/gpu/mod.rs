@@ -41,6 +41,11 @@ pub(crate) struct Reading {
     pub(crate) driver_version: Option<String>,
 }
 
+/// Number of GPUs that NVML finds now; none when there is no driver. Blocks.
+pub fn nvml_count() -> Option<usize> {
+    nvml::count()
+}
+
 /// Reads the GPUs of this node.
 pub(crate) struct Inventory {
     kind: Kind,
@@ -74,6 +79,14 @@ impl Inventory {
     /// Whether a reading can change, and reading blocks.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.kind, Kind::Nvml(_))
+    }
+
+    /// The most memory that an attempt was seen with on each card.
+    pub(crate) fn peaks_of(&self, id: &AttemptId) -> BTreeMap<String, u64> {
+        match &self.kind {
+            Kind::Fixed(_) => BTreeMap::new(),
+            Kind::Nvml(cards) => cards.peaks_of(id),
+        }
     }
 
     /// Reads all cards.

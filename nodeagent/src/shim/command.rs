@@ -86,6 +86,8 @@ struct Plan {
     arguments: Vec<CString>,
     environment: Vec<CString>,
     directory: CString,
+    /// The attempt's own directory, opened while this process may pass the folders above it.
+    opened: Option<OwnedFd>,
     run_as: Option<RunAs>,
 }
 
@@ -93,8 +95,13 @@ impl Plan {
     fn new(request: &StartRequest, dir: &Path) -> Result<Self, StartFailure> {
         let words = match &request.program {
             Program::Command(words) => words.clone(),
-            Program::Script(text) => script_words(text, request.run_as.as_ref(), dir)
-                .map_err(|error| failed(format!("cannot write the script: {error}")))?,
+            Program::Script(text) => script_words(
+                text,
+                request.run_as.as_ref(),
+                dir,
+                request.working_dir.is_none(),
+            )
+            .map_err(|error| failed(format!("cannot write the script: {error}")))?,
         };
         let program = words
             .first()
@@ -119,6 +126,12 @@ impl Plan {
             })?;
             work.to_string_lossy().into_owned()
         };
+        let opened = match (&request.working_dir, &request.run_as) {
+            (None, Some(_)) => Some(OwnedFd::from(File::open(&directory).map_err(|error| {
+                failed(format!("cannot open the working directory: {error}"))
+            })?)),
+            _ => None,
+        };
         let candidates = if program.contains('/') {
             vec![c_string(program.clone())?]
         } else {
@@ -132,6 +145,7 @@ impl Plan {
             arguments: words.into_iter().map(c_string).collect::<Result<_, _>>()?,
             environment: environment(&request.env)?,
             directory: c_string(directory)?,
+            opened,
             run_as: request.run_as.clone(),
         })
     }
@@ -165,7 +179,11 @@ impl Plan {
         {
             return (Stage::User, error);
         }
-        if let Err(error) = nix::unistd::chdir(self.directory.as_c_str()) {
+        let entered = match &self.opened {
+            Some(opened) => nix::unistd::fchdir(opened),
+            None => nix::unistd::chdir(self.directory.as_c_str()),
+        };
+        if let Err(error) = entered {
             return (Stage::Directory, error);
         }
         let _ = SigSet::empty().thread_set_mask();
@@ -242,7 +260,14 @@ fn switch_user(run_as: &RunAs) -> nix::Result<()> {
     nix::unistd::setresuid(uid, uid, uid)
 }
 
-fn script_words(text: &str, run_as: Option<&RunAs>, dir: &Path) -> std::io::Result<Vec<String>> {
+/// Writes the script. Another user may not be able to pass the folders above the attempt's own, so for him it is named
+/// from his working directory, where that is the attempt's own.
+fn script_words(
+    text: &str,
+    run_as: Option<&RunAs>,
+    dir: &Path,
+    own_directory: bool,
+) -> std::io::Result<Vec<String>> {
     let path = dir.join(record::SCRIPT);
     let mut file = OpenOptions::new()
         .create_new(true)
@@ -252,7 +277,11 @@ fn script_words(text: &str, run_as: Option<&RunAs>, dir: &Path) -> std::io::Resu
     file.write_all(text.as_bytes())?;
     drop(file);
     give(&path, run_as)?;
-    let path = path.to_string_lossy().into_owned();
+    let path = if run_as.is_some() && own_directory {
+        format!("../{}", record::SCRIPT)
+    } else {
+        path.to_string_lossy().into_owned()
+    };
     Ok(if text.starts_with("#!") {
         vec![path]
     } else {

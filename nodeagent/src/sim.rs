@@ -1,0 +1,389 @@
+//! A simulated machine that runs attempts: no process, no file, no thread, only tokio's time. It outlives its agents.
+//!
+//! What an attempt does is said by its command, word by word: `["sim", "print=hello", "sleep=5", "exit=3"]`.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | `print=TEXT` | writes TEXT and a newline |
+//! | `sleep=SECS` | runs that long; `sleep=1..10` for a time between, drawn from the seed, uid and attempt |
+//! | `exit=CODE` | ends with the code; without it the end of the words is code 0 |
+//! | `signal=N` | ends by the signal |
+//! | `trap=CODE` | from here on TERM ends it with the code instead of by signal 15 |
+//! | `ignore-term` | from here on only KILL ends it |
+//! | `fail-start=TEXT` | cannot be started, for the reason TEXT |
+//!
+//! Any other command runs one second and ends with code 0.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::agent::Clock;
+use crate::attempt::{AttemptId, Ended, Held, Program, SignalCause, StartRequest};
+use crate::runner::{Attached, Runner, RunnerError};
+
+/// Ends that wait for the agent.
+const END_QUEUE: usize = 4096;
+const TERM: i32 = 15;
+const KILL: i32 = 9;
+
+/// A simulated machine.
+pub struct SimRunner {
+    clock: Clock,
+    seed: u64,
+    machine: Arc<Mutex<Machine>>,
+}
+
+#[derive(Default)]
+struct Machine {
+    attempts: BTreeMap<AttemptId, Simulated>,
+    starts: BTreeMap<AttemptId, u32>,
+    ends: Option<mpsc::Sender<(AttemptId, Ended)>>,
+    tasks: JoinSet<()>,
+    power: u64,
+}
+
+struct Simulated {
+    held: Held,
+    output: Vec<u8>,
+    /// Time of KILL, once a stop was asked for.
+    kill_at: watch::Sender<Option<Instant>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Print(String),
+    Sleep(Duration),
+    Exit(i32),
+    Signal(i32),
+    Trap(i32),
+    IgnoreTerm,
+    FailStart(String),
+}
+
+impl SimRunner {
+    /// A machine whose every choice follows from the seed.
+    pub fn new(clock: Clock, seed: u64) -> Self {
+        Self {
+            clock,
+            seed,
+            machine: Arc::default(),
+        }
+    }
+
+    /// How often each attempt was started on this machine: never more than once, if all is well.
+    pub fn starts(&self) -> BTreeMap<AttemptId, u32> {
+        lock(&self.machine).starts.clone()
+    }
+
+    /// The attempts that run now.
+    pub fn running(&self) -> Vec<AttemptId> {
+        let machine = lock(&self.machine);
+        let running = machine.attempts.iter();
+        running
+            .filter(|(_, simulated)| simulated.held.ended.is_none())
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// Takes the power away: everything that runs is gone without a record, and so is the agent's ear.
+    pub fn reboot(&self) {
+        let mut machine = lock(&self.machine);
+        machine.tasks.abort_all();
+        machine.attempts.clear();
+        machine.ends = None;
+        machine.power += 1;
+    }
+}
+
+fn lock(machine: &Mutex<Machine>) -> std::sync::MutexGuard<'_, Machine> {
+    machine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Runner for SimRunner {
+    fn attach(&self) -> BoxFuture<'_, Result<Attached, RunnerError>> {
+        async move {
+            let (sender, ends) = mpsc::channel(END_QUEUE);
+            let mut machine = lock(&self.machine);
+            machine.ends = Some(sender);
+            let held = machine.attempts.values();
+            let held = held.map(|simulated| simulated.held.clone()).collect();
+            Ok(Attached { held, ends })
+        }
+        .boxed()
+    }
+
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let steps = steps(&request, self.seed);
+            let (kill_at, stops) = watch::channel(None);
+            let id = request.id.clone();
+            let mut machine = lock(&self.machine);
+            if machine.attempts.contains_key(&id) {
+                return Ok(());
+            }
+            *machine.starts.entry(id.clone()).or_default() += 1;
+            let held = Held {
+                id: id.clone(),
+                namespace: request.namespace,
+                name: request.name,
+                grace_secs: request.grace_secs,
+                charge: request.charge,
+                ended: None,
+            };
+            let simulated = Simulated {
+                held,
+                output: Vec::new(),
+                kill_at,
+            };
+            machine.attempts.insert(id.clone(), simulated);
+            let limit = request.deadline_secs.map(Duration::from_secs);
+            let life = Life {
+                machine: Arc::clone(&self.machine),
+                clock: Arc::clone(&self.clock),
+                id,
+                stops,
+                deadline: limit.map(|limit| Instant::now() + limit),
+                grace: Duration::from_secs(u64::from(request.grace_secs)),
+                power: machine.power,
+                trap: None,
+                ignores_term: false,
+            };
+            machine.tasks.spawn(life.run(steps));
+            while machine.tasks.try_join_next().is_some() {}
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn stop(&self, id: AttemptId, kill_at: Timestamp) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let left = kill_at.duration_since((self.clock)());
+            let kill_at = Instant::now() + Duration::try_from(left).unwrap_or_default();
+            if let Some(simulated) = lock(&self.machine).attempts.get(&id) {
+                simulated.kill_at.send_modify(|known| {
+                    *known = Some(known.map_or(kill_at, |known| known.min(kill_at)));
+                });
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn output_len(&self, id: &AttemptId) -> u64 {
+        let machine = lock(&self.machine);
+        let simulated = machine.attempts.get(id);
+        simulated.map_or(0, |simulated| simulated.output.len() as u64)
+    }
+
+    fn output(
+        &self,
+        id: AttemptId,
+        offset: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Bytes, RunnerError>> {
+        async move {
+            let machine = lock(&self.machine);
+            let output = machine.attempts.get(&id).map(|simulated| &simulated.output);
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            let rest = output.and_then(|output| output.get(from..)).unwrap_or(&[]);
+            Ok(Bytes::copy_from_slice(&rest[..rest.len().min(limit)]))
+        }
+        .boxed()
+    }
+
+    fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let mut machine = lock(&self.machine);
+            for id in &ids {
+                machine.attempts.remove(id);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn root_process(&self, _: &AttemptId) -> Option<i32> {
+        None
+    }
+}
+
+/// The life of one simulated attempt.
+struct Life {
+    machine: Arc<Mutex<Machine>>,
+    clock: Clock,
+    id: AttemptId,
+    stops: watch::Receiver<Option<Instant>>,
+    deadline: Option<Instant>,
+    grace: Duration,
+    power: u64,
+    trap: Option<i32>,
+    ignores_term: bool,
+}
+
+impl Life {
+    async fn run(mut self, steps: Vec<Step>) {
+        let mut ended = Ended {
+            started_micros: Some(self.micros()),
+            ..Ended::default()
+        };
+        self.live(steps, &mut ended).await;
+        ended.finished_micros = Some(self.micros());
+        let sender = {
+            let mut machine = lock(&self.machine);
+            if machine.power != self.power {
+                return;
+            }
+            let Some(simulated) = machine.attempts.get_mut(&self.id) else {
+                return;
+            };
+            simulated.held.ended = Some(ended.clone());
+            machine.ends.clone()
+        };
+        if let Some(sender) = sender {
+            // An agent that is gone hears of it from the next attach.
+            let _ = sender.send((self.id, ended)).await;
+        }
+    }
+
+    async fn live(&mut self, steps: Vec<Step>, ended: &mut Ended) {
+        for step in steps {
+            match step {
+                Step::Print(text) => {
+                    if let Some(simulated) = lock(&self.machine).attempts.get_mut(&self.id) {
+                        simulated.output.extend(text.bytes());
+                        simulated.output.push(b'\n');
+                    }
+                }
+                Step::Sleep(time) => {
+                    if self.sleep(time, ended).await {
+                        return;
+                    }
+                }
+                Step::Exit(code) => {
+                    ended.code = Some(code);
+                    return;
+                }
+                Step::Signal(signal) => {
+                    ended.signal = Some(signal);
+                    return;
+                }
+                Step::Trap(code) => self.trap = Some(code),
+                Step::IgnoreTerm => self.ignores_term = true,
+                Step::FailStart(reason) => {
+                    ended.start_error = Some(reason);
+                    ended.started_micros = None;
+                    return;
+                }
+            }
+        }
+        ended.code = Some(0);
+    }
+
+    /// Sleeps; true when a stop or the limit ended the attempt meanwhile.
+    async fn sleep(&mut self, time: Duration, ended: &mut Ended) -> bool {
+        let wakes = Instant::now() + time;
+        loop {
+            let stop = *self.stops.borrow_and_update();
+            let now = Instant::now();
+            let kill_at = match (stop, ended.signalled) {
+                (Some(kill_at), _) => Some((kill_at, SignalCause::Stop)),
+                (None, _) => self
+                    .deadline
+                    .filter(|deadline| now >= *deadline)
+                    .map(|deadline| (deadline + self.grace, SignalCause::Deadline)),
+            };
+            if let Some((kill_at, cause)) = kill_at {
+                ended.signalled.get_or_insert(cause);
+                if !self.ignores_term {
+                    match self.trap {
+                        Some(code) => ended.code = Some(code),
+                        None => ended.signal = Some(TERM),
+                    }
+                    return true;
+                }
+                if now >= kill_at {
+                    ended.signal = Some(KILL);
+                    return true;
+                }
+            }
+            if now >= wakes {
+                return false;
+            }
+            let pending = self.deadline.filter(|deadline| now < *deadline);
+            let times = [Some(wakes), kill_at.map(|(at, _)| at), pending];
+            let next = times.into_iter().flatten().min().unwrap_or(wakes);
+            tokio::select! {
+                biased;
+                changed = self.stops.changed() => if changed.is_err() {
+                    // Forgotten: nobody can stop it any more.
+                    tokio::time::sleep_until(next).await;
+                },
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn micros(&self) -> i64 {
+        (self.clock)().as_microsecond()
+    }
+}
+
+fn steps(request: &StartRequest, seed: u64) -> Vec<Step> {
+    let words = match &request.program {
+        Program::Command(words) if words.first().is_some_and(|word| word == "sim") => &words[1..],
+        Program::Command(_) | Program::Script(_) => {
+            return vec![Step::Sleep(Duration::from_secs(1))];
+        }
+    };
+    // The draw depends on the attempt and not on the order of starts.
+    let mixed = request.id.uid.bytes().fold(seed, |mixed, byte| {
+        mixed.rotate_left(7) ^ u64::from(byte).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    });
+    let mut draw = StdRng::seed_from_u64(mixed ^ u64::from(request.id.attempt));
+    words
+        .iter()
+        .map(|word| {
+            step(word, &mut draw).unwrap_or_else(|| {
+                Step::FailStart(format!("the simulation does not know the word `{word}`"))
+            })
+        })
+        .collect()
+}
+
+fn step(word: &str, draw: &mut StdRng) -> Option<Step> {
+    let (name, value) = word.split_once('=').unwrap_or((word, ""));
+    match name {
+        "print" => Some(Step::Print(value.to_owned())),
+        "sleep" => {
+            let secs = match value.split_once("..") {
+                Some((least, most)) => {
+                    let (least, most): (f64, f64) = (least.parse().ok()?, most.parse().ok()?);
+                    (least <= most).then(|| draw.random_range(least..=most))?
+                }
+                None => value.parse().ok()?,
+            };
+            Duration::try_from_secs_f64(secs).ok().map(Step::Sleep)
+        }
+        "exit" => value.parse().ok().map(Step::Exit),
+        "signal" => value.parse().ok().map(Step::Signal),
+        "trap" => value.parse().ok().map(Step::Trap),
+        "ignore-term" => Some(Step::IgnoreTerm),
+        "fail-start" => Some(Step::FailStart(value.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "sim_tests.rs"]
+mod tests;
