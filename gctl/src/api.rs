@@ -1,5 +1,6 @@
 //! Requests to the API as the command line needs them: any kind, JSON in and out, warnings and refusals kept.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::error::Error;
 
 /// Longest time a request that is not a stream may take (chosen: as kube-apiserver's own limit).
-const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const REQUEST_LIMIT: Duration = Duration::from_mins(1);
 /// Warnings kept between two looks; what comes beyond is dropped.
 const WARNING_LIMIT: usize = 100;
 
@@ -186,7 +187,9 @@ impl Api {
             .header(http::header::ACCEPT, accept)
             .body(Vec::new())
             .map_err(|error| bad_request(attempted, &error))?;
-        let opened = tokio::time::timeout(REQUEST_LIMIT, self.client.request_events(request)).await;
+        let opened =
+            tokio::time::timeout(REQUEST_LIMIT, Box::pin(self.client.request_events(request)))
+                .await;
         let stream = match opened {
             Ok(opened) => opened.map_err(|error| self.classify(attempted, error))?,
             Err(_) => {
@@ -250,9 +253,8 @@ impl Api {
         let request = request
             .body(Body::from(body))
             .map_err(|error| bad_request(call.attempted, &error))?;
-        let response = self
-            .client
-            .send(request)
+        // Boxed: the future of a request is large, and is part of every command's.
+        let response = Box::pin(self.client.send(request))
             .await
             .map_err(|error| self.classify(call.attempted, error))?;
         self.keep_warnings(&response);
@@ -363,7 +365,7 @@ pub fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

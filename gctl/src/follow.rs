@@ -3,6 +3,7 @@
 //! [`Board`] is the pure part: it is told what a job looks like now and answers with what is worth saying. [`follow`] feeds it from a watch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use crds::{Job, Node, Phase, Quantity};
 use jiff::Timestamp;
@@ -68,9 +69,9 @@ pub fn place(job: &Job, gpus: &GpuIndex) -> Option<String> {
         } else {
             ""
         };
-        text.push_str(&format!(" gpu {}", names.join(",")));
+        let _ = write!(text, " gpu {}", names.join(","));
         if !amount.is_empty() {
-            text.push_str(&format!(" ({amount}{each})"));
+            let _ = write!(text, " ({amount}{each})");
         }
     }
     Some(text)
@@ -94,7 +95,7 @@ pub fn ending(job: &Job) -> String {
             text.push(' ');
         }
         let span = short_span(start.0, finish.0);
-        text.push_str(&format!("after {span}"));
+        let _ = write!(text, "after {span}");
     }
     // What the number says already is not said again.
     let told = status.exit_code.is_some() && phase_of(job) == Phase::Succeeded;

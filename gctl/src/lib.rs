@@ -26,6 +26,7 @@ pub mod watch;
 use std::ffi::OsString;
 
 use clap::Parser;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::cli::{Cli, Command};
@@ -39,17 +40,27 @@ use crate::output::Output;
 use crate::session::Session;
 
 /// Parses a command line, the first word being the program's name, and runs it against the server that it or the environment names.
-pub async fn run(words: impl IntoIterator<Item = OsString>, mut output: Output) -> Exit {
-    match parse(words, &mut output) {
-        Ok(cli) => execute(cli, None, output).await,
-        Err(exit) => exit,
+/// When `interrupt` is cancelled, the command ends as if by Ctrl-C.
+pub async fn run(
+    words: impl IntoIterator<Item = OsString>,
+    output: Output,
+    interrupt: CancellationToken,
+) -> Exit {
+    let cli = match parse(words, &output) {
+        Ok(cli) => cli,
+        Err(exit) => return exit,
+    };
+    tokio::select! {
+        biased;
+        () = interrupt.cancelled() => Exit::Interrupted,
+        exit = Box::pin(execute(cli, None, output)) => exit,
     }
 }
 
-/// Like [`run`], with a client of one's own; `namespace` is in force unless the words name another.
+/// Like [`run`], with a client of one's own; `namespace` is in force unless the words name another. `up` needs no client and is refused.
 pub async fn run_with(
     words: impl IntoIterator<Item = OsString>,
-    mut output: Output,
+    output: Output,
     client: kube::Client,
     namespace: &str,
 ) -> Exit {
@@ -58,13 +69,13 @@ pub async fn run_with(
         server: "the server".to_owned(),
         namespace: namespace.to_owned(),
     };
-    match parse(words, &mut output) {
-        Ok(cli) => execute(cli, Some(connection), output).await,
+    match parse(words, &output) {
+        Ok(cli) => Box::pin(execute(cli, Some(connection), output)).await,
         Err(exit) => exit,
     }
 }
 
-fn parse(words: impl IntoIterator<Item = OsString>, output: &mut Output) -> Result<Cli, Exit> {
+fn parse(words: impl IntoIterator<Item = OsString>, output: &Output) -> Result<Cli, Exit> {
     Cli::try_parse_from(words).map_err(|error| {
         let text = error.render().to_string();
         if error.use_stderr() {
@@ -78,39 +89,35 @@ fn parse(words: impl IntoIterator<Item = OsString>, output: &mut Output) -> Resu
     })
 }
 
-async fn execute(cli: Cli, connection: Option<Connection>, mut output: Output) -> Exit {
-    let result = match &cli.command {
-        Command::Completion(args) => completion::run(&mut output, args),
-        Command::Version(args) if args.client => version::run(None, &mut output, args).await,
-        _ => return with_server(cli, connection, output).await,
-    };
+fn settle(output: &Output, result: Result<Exit, Error>) -> Exit {
     result.unwrap_or_else(|error| {
         output.complain(&error);
         error.exit()
     })
 }
 
-async fn with_server(cli: Cli, connection: Option<Connection>, mut output: Output) -> Exit {
+async fn execute(cli: Cli, connection: Option<Connection>, output: Output) -> Exit {
+    match &cli.command {
+        Command::Completion(args) => return settle(&output, completion::run(&output, args)),
+        Command::Version(args) if args.client => {
+            return settle(&output, version::run(None, &output, args).await);
+        }
+        _ => {}
+    }
     let connection = match connection {
         Some(connection) => connection,
         None => match connection::connect(&cli.global.choice()).await {
             Ok(connection) => connection,
-            Err(error) => {
-                output.complain(&error);
-                return error.exit();
-            }
+            Err(error) => return settle(&output, Err(error)),
         },
     };
     let api = Api::new(connection.client, connection.server);
     let namespace = cli.global.namespace.clone().unwrap_or(connection.namespace);
-    let mut session = Session::new(api, namespace, output);
+    let mut session = Session::new(api, namespace, output.clone());
     session.namespace_given = cli.global.namespace.is_some();
     let result = dispatch(&mut session, &cli.command).await;
     session.say_warnings();
-    result.unwrap_or_else(|error| {
-        session.output.complain(&error);
-        error.exit()
-    })
+    settle(&output, result)
 }
 
 async fn dispatch(session: &mut Session, command: &Command) -> Result<Exit, Error> {
@@ -124,13 +131,7 @@ async fn dispatch(session: &mut Session, command: &Command) -> Result<Exit, Erro
         Command::Logs(args) => logs::run(session, args).await,
         Command::Cancel(args) => cancel::run(session, args).await,
         Command::Sync(args) => sync::run(session, args).await,
-        Command::Version(args) => {
-            let mut output = Output::standard();
-            std::mem::swap(&mut output, &mut session.output);
-            let result = version::run(Some(session), &mut output, args).await;
-            session.output = output;
-            result
-        }
-        Command::Completion(args) => completion::run(&mut session.output, args),
+        Command::Version(args) => version::run(Some(session), &session.output, args).await,
+        Command::Completion(args) => completion::run(&session.output, args),
     }
 }

@@ -1,9 +1,11 @@
-//! The binary `gctl`: starts the runtime, listens for Ctrl-C, and ends with the documented exit code.
+//! The binary `gctl`: starts the runtime, listens for signals, and ends with the documented exit code.
 
 use std::process::ExitCode;
 
 use gctl::exit::Exit;
 use gctl::output::Output;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -25,13 +27,42 @@ fn main() -> ExitCode {
         }
     };
     let exit = runtime.block_on(async {
-        let command = gctl::run(std::env::args_os(), Output::standard());
-        tokio::select! {
-            exit = command => exit,
-            _ = tokio::signal::ctrl_c() => Exit::Interrupted,
-        }
+        let interrupt = CancellationToken::new();
+        tokio::spawn(listen_for_signals(interrupt.clone()));
+        gctl::run(std::env::args_os(), Output::standard(), interrupt).await
     });
     // A blocked read of standard input must not hold the process.
     runtime.shutdown_background();
     exit.into()
+}
+
+/// The first Ctrl-C or TERM asks the command to end, the second ends the process.
+async fn listen_for_signals(interrupt: CancellationToken) {
+    let (Ok(mut ctrl_c), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        Output::standard().say("Warning: signals cannot be caught; Ctrl-C ends at once");
+        return;
+    };
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            _ = ctrl_c.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if asked {
+            end_now();
+        }
+        asked = true;
+        interrupt.cancel();
+    }
+}
+
+#[expect(
+    clippy::exit,
+    reason = "the person asked twice and does not want to wait for a clean end"
+)]
+fn end_now() -> ! {
+    std::process::exit(i32::from(Exit::Interrupted.code()))
 }

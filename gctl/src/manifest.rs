@@ -3,6 +3,7 @@
 //! **Guarantees.** One broken document does not hide the others: each gets its own error with its number and line. Duplicate keys, alias
 //! bombs and excessive nesting are refused. A `List` counts as its items.
 
+use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -367,7 +368,7 @@ fn to_json(value: serde_yaml::Value, path: &mut String) -> Result<Value, String>
             let length = path.len();
             let mut list = Vec::with_capacity(items.len());
             for (index, item) in items.into_iter().enumerate() {
-                path.push_str(&format!("[{index}]"));
+                let _ = write!(path, "[{index}]");
                 list.push(to_json(item, path)?);
                 path.truncate(length);
             }
@@ -524,7 +525,7 @@ metadata: {name: b}
         for level in 1..10 {
             let alias = format!("*a{}", level - 1);
             let aliases = vec![alias; 10].join(", ");
-            bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+            let _ = writeln!(bomb, "a{level}: &a{level} [{aliases}]");
         }
         insta::assert_snapshot!(errors(&bomb), @"x.yaml:1 (document 1): repetition limit exceeded");
         let deep = format!("a: {}{}", "[".repeat(1000), "]".repeat(1000));

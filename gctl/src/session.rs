@@ -172,16 +172,12 @@ impl Session {
                 items.extend(more);
             }
             let metadata = &answer["metadata"];
-            match metadata["continue"]
-                .as_str()
-                .filter(|token| !token.is_empty())
-            {
-                Some(token) => page = token.to_owned(),
-                None => {
-                    let revision = metadata["resourceVersion"].as_str().unwrap_or_default();
-                    return Ok((items, revision.to_owned()));
-                }
+            let next = metadata["continue"].as_str().unwrap_or_default();
+            if next.is_empty() {
+                let revision = metadata["resourceVersion"].as_str().unwrap_or_default();
+                return Ok((items, revision.to_owned()));
             }
+            next.clone_into(&mut page);
         }
     }
 

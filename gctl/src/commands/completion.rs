@@ -18,7 +18,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn run(output: &mut Output, args: &Args) -> Result<Exit, Error> {
+pub fn run(output: &Output, args: &Args) -> Result<Exit, Error> {
     let mut script = Vec::new();
     let mut command = crate::cli::Cli::command();
     clap_complete::generate(args.shell, &mut command, "gctl", &mut script);

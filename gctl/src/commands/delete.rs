@@ -112,14 +112,13 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
             Some(limit) => tokio::time::timeout(limit, gone).await.ok(),
             None => Some(gone.await),
         };
-        match finished {
-            Some(result) => result?,
-            None => {
-                session.output.say(
-                    "error: timed out waiting until everything is gone; it is being deleted all the same",
-                );
-                exit = exit.worse(Exit::TimedOut);
-            }
+        if let Some(result) = finished {
+            result?;
+        } else {
+            session.output.say(
+                "error: timed out waiting until everything is gone; it is being deleted all the same",
+            );
+            exit = exit.worse(Exit::TimedOut);
         }
     }
     Ok(exit)

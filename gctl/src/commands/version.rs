@@ -27,8 +27,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// # Errors
 /// When the server cannot be asked.
 pub async fn run(
-    session: Option<&mut Session>,
-    output: &mut crate::output::Output,
+    session: Option<&Session>,
+    output: &crate::output::Output,
     args: &Args,
 ) -> Result<Exit, Error> {
     let format: Format = args.output.parse()?;

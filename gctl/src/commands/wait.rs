@@ -159,17 +159,15 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         let goals = until(session, &goal, &mut waiting);
         limited(args.timeout, goals).await
     };
-    match result {
-        Some(result) => result,
-        None => {
-            for target in &waiting {
-                session
-                    .output
-                    .say(format!("error: timed out waiting for {}", target.label()));
-            }
-            Ok(Exit::TimedOut)
-        }
+    if let Some(result) = result {
+        return result;
     }
+    for target in &waiting {
+        session
+            .output
+            .say(format!("error: timed out waiting for {}", target.label()));
+    }
+    Ok(Exit::TimedOut)
 }
 
 async fn chosen(session: &mut Session, args: &Args) -> Result<Vec<Target>, Error> {

@@ -7,11 +7,17 @@ pub mod object;
 pub mod table;
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Error;
 
-/// The two streams of a command: `out` for results, `err` for everything said to a person.
+/// The two streams of a command: one for results, one for everything said to a person. Clones write to the same streams.
+#[derive(Clone)]
 pub struct Output {
+    streams: Arc<Mutex<Streams>>,
+}
+
+struct Streams {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
 }
@@ -25,16 +31,20 @@ impl Output {
     /// Writes to the given streams.
     pub fn new(out: impl Write + Send + 'static, err: impl Write + Send + 'static) -> Self {
         Output {
-            out: Box::new(out),
-            err: Box::new(err),
+            streams: Arc::new(Mutex::new(Streams {
+                out: Box::new(out),
+                err: Box::new(err),
+            })),
         }
     }
 
     /// Writes a result as it is, and flushes.
-    pub fn raw(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.out
+    pub fn raw(&self, bytes: &[u8]) -> Result<(), Error> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams
+            .out
             .write_all(bytes)
-            .and_then(|()| self.out.flush())
+            .and_then(|()| streams.out.flush())
             .map_err(|error| {
                 if error.kind() == io::ErrorKind::BrokenPipe {
                     Error::OutputClosed
@@ -45,22 +55,23 @@ impl Output {
     }
 
     /// Writes a line of the result.
-    pub fn line(&mut self, text: impl AsRef<str>) -> Result<(), Error> {
+    pub fn line(&self, text: impl AsRef<str>) -> Result<(), Error> {
         let mut line = text.as_ref().to_owned();
         line.push('\n');
         self.raw(line.as_bytes())
     }
 
     /// Says a line to the person; a closed standard error is nobody's problem.
-    pub fn say(&mut self, text: impl AsRef<str>) {
+    pub fn say(&self, text: impl AsRef<str>) {
         let mut line = text.as_ref().to_owned();
         line.push('\n');
-        let _ = self.err.write_all(line.as_bytes());
-        let _ = self.err.flush();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = streams.err.write_all(line.as_bytes());
+        let _ = streams.err.flush();
     }
 
     /// Says what went wrong.
-    pub fn complain(&mut self, error: &Error) {
+    pub fn complain(&self, error: &Error) {
         if !matches!(error, Error::OutputClosed) {
             self.say(format!("error: {error}"));
         }

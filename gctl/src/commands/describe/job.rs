@@ -31,29 +31,7 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
         );
     }
     page.optional("Message", status.message.as_ref());
-    match &job.spec.script {
-        Some(script) => page.field("Script", script),
-        None => page.field("Command", words(&job.spec.command)),
-    }
-    page.optional("Image", job.spec.image.as_ref());
-    page.optional("Directory", job.spec.working_dir.as_ref());
-    if !job.spec.env.is_empty() {
-        let lines: Vec<_> = job
-            .spec
-            .env
-            .iter()
-            .map(|variable| match (&variable.value, &variable.value_from) {
-                (_, Some(from)) => format!(
-                    "{} from secret {} key {}",
-                    variable.name, from.secret_key_ref.name, from.secret_key_ref.key
-                ),
-                (value, None) => {
-                    format!("{}={}", variable.name, value.as_deref().unwrap_or_default())
-                }
-            })
-            .collect();
-        page.field("Environment", lines.join("\n"));
-    }
+    wanted(page, job);
     page.optional("Runs on", follow::place(job, gpus));
     if let Some(stop) = &status.stop {
         page.field(
@@ -111,6 +89,33 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
     page.table("Effective", &effective(status));
     page.table("Earlier attempts", &attempts(&status.attempts, now));
     page.table("Conditions", &conditions(&status.conditions, now));
+}
+
+/// What the person asked for.
+fn wanted(page: &mut Page, job: &Job) {
+    match &job.spec.script {
+        Some(script) => page.field("Script", script),
+        None => page.field("Command", words(&job.spec.command)),
+    }
+    page.optional("Image", job.spec.image.as_ref());
+    page.optional("Directory", job.spec.working_dir.as_ref());
+    if !job.spec.env.is_empty() {
+        let lines: Vec<_> = job
+            .spec
+            .env
+            .iter()
+            .map(|variable| match (&variable.value, &variable.value_from) {
+                (_, Some(from)) => format!(
+                    "{} from secret {} key {}",
+                    variable.name, from.secret_key_ref.name, from.secret_key_ref.key
+                ),
+                (value, None) => {
+                    format!("{}={}", variable.name, value.as_deref().unwrap_or_default())
+                }
+            })
+            .collect();
+        page.field("Environment", lines.join("\n"));
+    }
 }
 
 fn timing(page: &mut Page, status: &JobStatus, now: Timestamp) {

@@ -1,5 +1,7 @@
 //! A node: its state, its GPUs, and what runs on them.
 
+use std::fmt::Write as _;
+
 use crds::{Job, Node, Quantity};
 use jiff::Timestamp;
 
@@ -107,20 +109,22 @@ fn gpu_rows(status: &crds::NodeStatus, jobs: &[Job]) -> Vec<Vec<String>> {
             "unhealthy".to_owned()
         };
         if let Some(message) = &gpu.health_message {
-            health.push_str(&format!(": {message}"));
+            let _ = write!(health, ": {message}");
         }
         for holder in &gpu.holders {
-            health.push_str(&format!(
+            let _ = write!(
+                health,
                 "; held by process {} of an ended attempt",
                 holder.pid
-            ));
+            );
         }
         for foreign in &gpu.foreign {
-            health.push_str(&format!(
+            let _ = write!(
+                health,
                 "; foreign process {} uses up to {}",
                 foreign.pid,
                 Quantity::from_bytes(foreign.peak_bytes).0
-            ));
+            );
         }
         rows.push(vec![
             gpu.index.to_string(),

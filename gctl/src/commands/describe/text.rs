@@ -1,5 +1,7 @@
 //! The look of a description: aligned fields, then indented tables.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -38,18 +40,18 @@ impl Page {
             return;
         }
         self.flush();
-        self.text.push_str(&format!("{heading}:\n"));
+        let _ = writeln!(self.text, "{heading}:");
         for line in table::render(rows).lines() {
-            self.text.push_str(&format!("  {line}\n"));
+            let _ = writeln!(self.text, "  {line}");
         }
     }
 
     /// Text under a heading, indented.
     pub(super) fn block(&mut self, heading: &str, block: &str) {
         self.flush();
-        self.text.push_str(&format!("{heading}:\n"));
+        let _ = writeln!(self.text, "{heading}:");
         for line in block.lines() {
-            self.text.push_str(&format!("  {line}\n"));
+            let _ = writeln!(self.text, "  {line}");
         }
     }
 

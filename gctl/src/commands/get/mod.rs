@@ -1,9 +1,11 @@
 //! `gctl get`: lists and watches any kind, as the server's tables or as objects.
 
-use std::collections::BTreeMap;
+mod follow;
+mod layout;
 
 use serde_json::Value;
 
+use self::layout::{Layout, column_definitions};
 use crate::api;
 use crate::catalog::Resource;
 use crate::error::Error;
@@ -12,7 +14,6 @@ use crate::jsonpath::Template;
 use crate::output::object::{self, Format};
 use crate::output::table::Columns;
 use crate::session::{Selection, Session};
-use crate::watch::{Change, Watch};
 
 /// Arguments of `gctl get`.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,7 +110,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
                 "-w follows one object, or all that a selector chooses".into(),
             ));
         }
-        return follow(session, args, query, &format).await;
+        return follow::run(session, args, query, &format).await;
     }
     match &format {
         Format::Table { .. } => tables(session, args, &queries, sort.as_ref(), &format).await,
@@ -330,102 +331,6 @@ async fn tables(
     Ok(exit)
 }
 
-fn column_definitions(table: &Value) -> Option<Vec<Value>> {
-    table["columnDefinitions"]
-        .as_array()
-        .filter(|columns| !columns.is_empty())
-        .cloned()
-}
-
-/// Which columns a table shows.
-struct Layout {
-    columns: Vec<(usize, String)>,
-    namespace: bool,
-    labels: bool,
-    prefix: Option<Resource>,
-}
-
-impl Layout {
-    fn new(
-        args: &Args,
-        query: &Query,
-        format: &Format,
-        several: bool,
-        columns: Option<Vec<Value>>,
-    ) -> Self {
-        let wide = matches!(format, Format::Table { wide: true });
-        let columns = columns
-            .unwrap_or_default()
-            .iter()
-            .enumerate()
-            .filter(|(_, column)| wide || column["priority"].as_i64().unwrap_or(0) == 0)
-            .map(|(index, column)| {
-                let name = column["name"].as_str().unwrap_or_default();
-                (index, name.to_uppercase())
-            })
-            .collect();
-        Layout {
-            columns,
-            namespace: args.all_namespaces && query.resource.namespaced,
-            labels: args.show_labels,
-            prefix: several.then(|| query.resource.clone()),
-        }
-    }
-
-    fn header(&self) -> Vec<String> {
-        let mut cells = Vec::new();
-        if self.namespace {
-            cells.push("NAMESPACE".to_owned());
-        }
-        cells.extend(self.columns.iter().map(|(_, name)| name.clone()));
-        if self.labels {
-            cells.push("LABELS".to_owned());
-        }
-        cells
-    }
-
-    fn row(&self, row: &Value) -> Vec<String> {
-        let metadata = &row["object"]["metadata"];
-        let mut cells = Vec::new();
-        if self.namespace {
-            cells.push(
-                metadata["namespace"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-            );
-        }
-        for (position, (index, _)) in self.columns.iter().enumerate() {
-            let text = one_line(&crate::jsonpath::text_of(&row["cells"][*index]));
-            cells.push(match &self.prefix {
-                Some(resource) if position == 0 => resource.object_name(&text),
-                _ => text,
-            });
-        }
-        if self.labels {
-            let labels: Vec<_> = metadata["labels"]
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
-                .collect();
-            cells.push(if labels.is_empty() {
-                "<none>".to_owned()
-            } else {
-                labels.join(",")
-            });
-        }
-        cells
-    }
-}
-
-/// Text that cannot break a table or move the cursor.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
 fn compare(path: &Template, left: &Value, right: &Value) -> std::cmp::Ordering {
     let first = |object| path.find(object).into_iter().next().cloned();
     match (first(left), first(right)) {
@@ -436,187 +341,5 @@ fn compare(path: &Template, left: &Value, right: &Value) -> std::cmp::Ordering {
         (left, right) => left
             .map(|value| crate::jsonpath::text_of(&value))
             .cmp(&right.map(|value| crate::jsonpath::text_of(&value))),
-    }
-}
-
-/// What a watch has shown: the last revision of each object, so that nothing is shown twice after a new list.
-type Shown = BTreeMap<(String, String), String>;
-
-fn identity(object: &Value) -> ((String, String), String) {
-    let metadata = &object["metadata"];
-    let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
-    ((text("namespace"), text("name")), text("resourceVersion"))
-}
-
-async fn follow(
-    session: &mut Session,
-    args: &Args,
-    query: &Query,
-    format: &Format,
-) -> Result<Exit, Error> {
-    let as_tables = matches!(format, Format::Table { .. });
-    let accept = if as_tables { api::TABLE } else { api::JSON };
-    let mut query = Query {
-        resource: query.resource.clone(),
-        namespace: query.namespace.clone(),
-        names: query.names.clone(),
-        selection: query.selection.clone(),
-    };
-    // A name becomes a selection, so that the object may also come and go.
-    if let Some(name) = query.names.pop() {
-        let uri = query.uri(Some(&name), "", false);
-        if !args.ignore_not_found {
-            let attempted = format!("get {}", query.resource.object_name(&name));
-            session.api.get(&uri, api::JSON, &attempted).await?;
-        }
-        query.selection = Selection::named(&name);
-    }
-    let mut view = View {
-        layout: Layout::new(args, &query, format, false, None),
-        columns: Columns::default(),
-        shown: Shown::new(),
-        header: !args.no_headers,
-    };
-    let mut exit = Exit::Ok;
-    let mut quiet = args.watch_only;
-    let mut watch: Option<Watch> = None;
-    loop {
-        let answers = ask(session, args, &query, accept, &mut exit).await?;
-        let mut batch = Vec::new();
-        for answer in &answers {
-            if as_tables && let Some(columns) = column_definitions(answer) {
-                view.layout = Layout::new(args, &query, format, false, Some(columns));
-            }
-            let field = if as_tables { "rows" } else { "items" };
-            batch.extend(answer[field].as_array().into_iter().flatten().cloned());
-        }
-        view.show(session, &query.resource, format, batch, quiet)?;
-        quiet = false;
-        let revision = answers
-            .last()
-            .and_then(|answer| answer["metadata"]["resourceVersion"].as_str())
-            .unwrap_or_default();
-        let mut current = match watch.take() {
-            Some(mut watch) => {
-                watch.resume_at(revision);
-                watch
-            }
-            None => {
-                let watch = Watch::new(
-                    &session.api,
-                    &query.resource,
-                    query.namespace.as_deref(),
-                    query.selection.clone(),
-                    revision,
-                );
-                if as_tables { watch.tables() } else { watch }
-            }
-        };
-        loop {
-            match current.next().await? {
-                Change::Added(object) | Change::Modified(object) => {
-                    view.change(session, &query.resource, format, object, as_tables, false)?;
-                }
-                Change::Deleted(object) => {
-                    view.change(session, &query.resource, format, object, as_tables, true)?;
-                }
-                Change::Interrupted(reason) => session.output.say(format!(
-                    "the watch was interrupted and goes on when it can: {reason}"
-                )),
-                Change::Expired => break,
-            }
-        }
-        watch = Some(current);
-    }
-}
-
-/// What a running watch shows and has shown.
-struct View {
-    layout: Layout,
-    columns: Columns,
-    shown: Shown,
-    header: bool,
-}
-
-impl View {
-    fn change(
-        &mut self,
-        session: &mut Session,
-        resource: &Resource,
-        format: &Format,
-        object: Value,
-        as_tables: bool,
-        gone: bool,
-    ) -> Result<(), Error> {
-        let items = if as_tables {
-            object["rows"].as_array().cloned().unwrap_or_default()
-        } else {
-            vec![object]
-        };
-        let keys: Vec<_> = items
-            .iter()
-            .map(|item| identity(if as_tables { &item["object"] } else { item }).0)
-            .collect();
-        self.show(session, resource, format, items, false)?;
-        if gone {
-            for key in keys {
-                self.shown.remove(&key);
-            }
-        }
-        Ok(())
-    }
-
-    /// Prints those rows or objects that were not shown in this revision yet.
-    fn show(
-        &mut self,
-        session: &mut Session,
-        resource: &Resource,
-        format: &Format,
-        items: Vec<Value>,
-        quiet: bool,
-    ) -> Result<(), Error> {
-        let as_tables = matches!(format, Format::Table { .. });
-        let mut fresh = Vec::new();
-        for item in items {
-            let (key, revision) = identity(if as_tables { &item["object"] } else { &item });
-            if self.shown.get(&key) == Some(&revision) && !revision.is_empty() {
-                continue;
-            }
-            self.shown.insert(key, revision);
-            if !quiet {
-                fresh.push(item);
-            }
-        }
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let text = match format {
-            Format::Table { .. } => {
-                let mut lines = Vec::new();
-                if std::mem::take(&mut self.header) {
-                    lines.push(self.layout.header());
-                }
-                lines.extend(fresh.iter().map(|row| self.layout.row(row)));
-                self.columns.render(&lines)
-            }
-            Format::Name => fresh
-                .iter()
-                .map(|item| format!("{}\n", resource.object_name(&identity(item).0.1)))
-                .collect(),
-            Format::Yaml => fresh
-                .into_iter()
-                .map(|item| {
-                    format!(
-                        "---\n{}",
-                        object::yaml(&object::presentable(typed(resource, item)))
-                    )
-                })
-                .collect(),
-            Format::Json | Format::Jsonpath(_) => fresh
-                .into_iter()
-                .map(|item| object::render(&object::presentable(typed(resource, item)), format))
-                .collect(),
-        };
-        session.output.raw(text.as_bytes())
     }
 }
