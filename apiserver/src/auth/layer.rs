@@ -21,12 +21,15 @@ pub async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let uri = request.uri();
-    let attributes = Attributes::parse(request.method(), uri.path(), uri.query());
+    let known = request.extensions().get::<Arc<Attributes>>().cloned();
+    let attributes = known.unwrap_or_else(|| {
+        let uri = request.uri();
+        Arc::new(Attributes::parse(request.method(), uri.path(), uri.query()))
+    });
     match admit(&tokens, request.headers(), &attributes) {
         Ok(identity) => {
             request.extensions_mut().insert(identity);
-            request.extensions_mut().insert(Arc::new(attributes));
+            request.extensions_mut().insert(attributes);
             next.run(request).await
         }
         Err(status) => status.into_response(),
