@@ -9,3 +9,4 @@ pub mod auth;
 pub mod blobs;
 pub mod http;
 pub mod metrics;
+pub mod server;

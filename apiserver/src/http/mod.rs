@@ -1,13 +1,22 @@
 //! The HTTP surface: routes, negotiation, errors, discovery, OpenAPI, Tables and watch streams.
 
 pub mod age;
+pub mod api;
 pub mod attributes;
+pub mod discovery;
 pub mod health;
 pub mod negotiate;
 pub mod observe;
+pub mod openapi;
+mod openapi_meta;
+mod params;
 pub mod protobuf;
+pub mod reviews;
 pub mod status;
+pub mod streams;
+pub mod surface;
 pub mod table;
+mod watch;
 
 /// Whether a path belongs to a health endpoint.
 pub(crate) fn is_health(path: &str) -> bool {

@@ -364,8 +364,6 @@ fn source_of(kind: &ServedKind, column: &Column) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::kinds::{Scope, Subresources};
-    use std::sync::Arc;
 
     fn column(name: &str, column_type: &str, json_path: &str) -> Column {
         Column {
@@ -380,28 +378,9 @@ mod tests {
 
     fn kind(builtin: Option<Builtin>, columns: Vec<Column>) -> ServedKind {
         ServedKind {
-            group: "gctl.dev".into(),
-            version: "v1".into(),
-            api_version: "gctl.dev/v1".into(),
-            kind: "Job".into(),
-            list_kind: "JobList".into(),
-            plural: "jobs".into(),
-            singular: "job".into(),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            scope: Scope::Namespaced,
-            resource: "jobs.gctl.dev".into(),
-            storage: "jobs.gctl.dev".into(),
-            storage_api_version: "gctl.dev/v1".into(),
-            subresources: Subresources::default(),
             columns,
-            selectable: Vec::new(),
-            open_api: Arc::new(json!({})),
-            annotations: Arc::default(),
-            deprecation: None,
-            terminating: false,
             builtin,
-            fingerprint: 1,
+            ..ServedKind::sample()
         }
     }
 

@@ -8,7 +8,13 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::options::WriteOptions;
+use crate::schema::KindSchema;
+use crate::schema::managed_fields::Writer;
 
 /// Whether objects of a kind live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,20 @@ pub struct Column {
     pub priority: i32,
     /// Where the value lies, in kubectl's dialect of jsonPath (`.status.phase`).
     pub json_path: String,
+}
+
+impl Column {
+    /// The column that a definition without columns gets.
+    pub fn age() -> Self {
+        Self {
+            name: "Age".to_owned(),
+            column_type: "date".to_owned(),
+            format: String::new(),
+            description: String::new(),
+            priority: 0,
+            json_path: ".metadata.creationTimestamp".to_owned(),
+        }
+    }
 }
 
 /// Where the replica counts of a kind with a scale subresource lie; jsonPaths with a leading dot.
@@ -129,6 +149,10 @@ pub struct ServedKind {
     pub columns: Vec<Column>,
     /// Selectable fields beside `metadata.name` and `metadata.namespace`.
     pub selectable: Vec<SelectableField>,
+    /// The selectable fields that stored objects are indexed by: those of all versions.
+    pub stored_fields: Arc<[SelectableField]>,
+    /// Reads and admits objects.
+    pub schema: Arc<KindSchema>,
     /// The structural schema as JSON, as the definition gives it (`openAPIV3Schema`).
     pub open_api: Arc<Value>,
     /// The definition's annotations; empty for built-in kinds.
@@ -141,6 +165,8 @@ pub struct ServedKind {
     pub builtin: Option<Builtin>,
     /// Changes whenever the definition of this kind changes; part of hashes and ETags.
     pub fingerprint: u64,
+    /// Cancelled when the kind is no longer served in this form; running watches end then.
+    pub ended: CancellationToken,
 }
 
 impl ServedKind {
@@ -152,6 +178,16 @@ impl ServedKind {
     /// `Kind.group`, or only the kind in the core group: what validation messages call the kind.
     pub fn qualified_kind(&self) -> String {
         if self.group.is_empty() { self.kind.to_string() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
+    /// Are objects stored in the very form in which this kind serves them?
+    pub fn is_stored_form(&self) -> bool {
+        self.api_version == self.storage_api_version
+    }
+
+    /// Who writes in the name of whom, for field ownership.
+    pub(super) fn writer<'a>(&'a self, options: &'a WriteOptions, subresource: &'a str, now: Timestamp) -> Writer<'a> {
+        Writer { manager: &options.manager, api_version: &self.api_version, subresource, now }
     }
 
     /// The verbs that discovery lists for the resource itself, sorted.
@@ -168,6 +204,41 @@ impl ServedKind {
         field == "metadata.name"
             || (field == "metadata.namespace" && self.is_namespaced())
             || self.selectable.iter().any(|f| &*f.label == field)
+    }
+}
+
+#[cfg(test)]
+impl ServedKind {
+    /// A kind for tests of what is made of kinds.
+    pub(crate) fn sample() -> Self {
+        let text = |text: &str| -> Arc<str> { text.into() };
+        Self {
+            group: text("gctl.dev"),
+            version: text("v1"),
+            api_version: text("gctl.dev/v1"),
+            kind: text("Job"),
+            list_kind: text("JobList"),
+            plural: text("jobs"),
+            singular: text("job"),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            scope: Scope::Namespaced,
+            resource: text("jobs.gctl.dev"),
+            storage: text("jobs.gctl.dev"),
+            storage_api_version: text("gctl.dev/v1"),
+            subresources: Subresources::default(),
+            columns: Vec::new(),
+            selectable: Vec::new(),
+            stored_fields: Arc::new([]),
+            schema: crate::schema::builtin::schema("", "v1", "ConfigMap").expect("ConfigMaps are built in"),
+            open_api: Arc::new(serde_json::json!({})),
+            annotations: Arc::default(),
+            deprecation: None,
+            terminating: false,
+            builtin: None,
+            fingerprint: 1,
+            ended: CancellationToken::new(),
+        }
     }
 }
 
