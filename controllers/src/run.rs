@@ -98,7 +98,7 @@ pub async fn run(
 fn controller(name: ControllerName, options: &Options) -> Box<dyn Controller> {
     match name {
         ControllerName::Admission => Box::new(crate::admission::Admission::default()),
-        ControllerName::Array => Box::new(crate::array::Array::default()),
+        ControllerName::Array => Box::new(crate::array::Array),
         ControllerName::Cancel => Box::new(crate::cancel::Cancel),
         ControllerName::Node => Box::new(crate::node::NodeLife::new(options.not_ready_seconds)),
         ControllerName::Placement => Box::new(crate::placement::Placement::new(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::job::{OnNodeLost, Resources, Toleration};
+use crds::job::{FenceAction, OnNodeLost, Resources, Toleration};
 use crds::job_status::{Effective, Source, Sourced};
 use crds::queue::JobDefaults;
 use crds::{DEFAULT_QUEUE, JobSpec, Profile, Quantity, Queue, QueueSpec};
@@ -98,7 +98,7 @@ pub fn resolve<'a>(
         gpu: first(&layers, |layer| layer.resources?.gpu.clone()),
         exclusive: first(&layers, |layer| layer.resources?.exclusive),
         fence_seconds: of_job_or(spec.fence_seconds, DEFAULT_FENCE_SECS),
-        fence_action: of_job_or(spec.fence_action, Default::default()),
+        fence_action: of_job_or(spec.fence_action, FenceAction::default()),
         on_preemption: first(&layers, |layer| layer.defaults.on_preemption).unwrap_or_default(),
         preemptible: first(&layers, |layer| layer.defaults.preemptible).unwrap_or_default(),
         termination_grace_period_seconds: first(&layers, |layer| {

@@ -8,8 +8,8 @@ use super::*;
 
 const GIB: u64 = 1 << 30;
 
-fn quantity(text: &str) -> Option<Quantity> {
-    Some(Quantity(text.to_owned()))
+fn quantity(text: &str) -> Quantity {
+    Quantity(text.to_owned())
 }
 
 fn queue(spec: QueueSpec) -> Queue {
@@ -29,11 +29,11 @@ fn with_resources(resources: Resources) -> JobSpec {
     }
 }
 
-fn defaults(resources: Resources) -> Option<JobDefaults> {
-    Some(JobDefaults {
+fn defaults(resources: Resources) -> JobDefaults {
+    JobDefaults {
         resources: Some(resources),
         ..JobDefaults::default()
-    })
+    }
 }
 
 fn sourced<T>(value: T, source: Source) -> Sourced<T> {
@@ -57,26 +57,26 @@ fn a_job_that_says_nothing_gets_the_built_in_defaults() {
 #[test]
 fn each_value_comes_from_the_first_who_says_it() {
     let queue = queue(QueueSpec {
-        defaults: defaults(Resources {
-            memory: quantity("2Gi"),
-            cpu: quantity("3"),
+        defaults: Some(defaults(Resources {
+            memory: Some(quantity("2Gi")),
+            cpu: Some(quantity("3")),
             ..Resources::default()
-        }),
+        })),
         ..QueueSpec::default()
     });
     let profile = Profile::new(
         "large",
         ProfileSpec {
-            defaults: defaults(Resources {
-                memory: quantity("9Gi"),
-                vram: quantity("40Gi"),
+            defaults: Some(defaults(Resources {
+                memory: Some(quantity("9Gi")),
+                vram: Some(quantity("40Gi")),
                 ..Resources::default()
-            }),
+            })),
             ..ProfileSpec::default()
         },
     );
     let mut spec = in_research(with_resources(Resources {
-        cpu: quantity("500m"),
+        cpu: Some(quantity("500m")),
         ..Resources::default()
     }));
     spec.profile = Some("large".to_owned());
@@ -93,7 +93,7 @@ fn gpu_memory_without_gpus_means_one_and_no_gpus_means_no_gpu_memory() {
     let asks = |gpus, vram| {
         let spec = with_resources(Resources {
             gpus,
-            vram: quantity(vram),
+            vram: Some(quantity(vram)),
             ..Resources::default()
         });
         let effective = resolve(&spec, None, [].iter()).unwrap();
@@ -108,7 +108,7 @@ fn gpu_memory_without_gpus_means_one_and_no_gpus_means_no_gpu_memory() {
 fn a_queue_s_floors_lift_what_is_declared_and_only_that() {
     let queue = queue(QueueSpec {
         floors: Some(JobFloors {
-            vram: quantity("8Gi"),
+            vram: Some(quantity("8Gi")),
             priority: Some(-5),
         }),
         ..QueueSpec::default()
@@ -116,7 +116,7 @@ fn a_queue_s_floors_lift_what_is_declared_and_only_that() {
     let resolved = |gpus, vram: Option<&str>| {
         let mut spec = in_research(with_resources(Resources {
             gpus,
-            vram: vram.and_then(quantity),
+            vram: vram.map(quantity),
             ..Resources::default()
         }));
         spec.priority = Some(-100);
@@ -225,7 +225,7 @@ fn a_job_is_withheld_for_what_is_missing() {
 #[test]
 fn a_quantity_that_cannot_be_read_names_its_field() {
     let spec = with_resources(Resources {
-        memory: quantity("lots"),
+        memory: Some(quantity("lots")),
         ..Resources::default()
     });
     let error = resolve(&spec, None, [].iter()).unwrap_err();

@@ -13,7 +13,7 @@ use crate::shell::{
 };
 
 /// Array.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Array;
 
 impl Controller for Array {

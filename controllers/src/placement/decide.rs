@@ -205,7 +205,7 @@ mod tests {
             change(&mut spec);
             admitted(job("a").spec(spec))
         };
-        let rows = [
+        let rows = vec![
             ("admitted", admitted(job("a")), "waits"),
             ("not admitted", job("a"), "aside"),
             (

@@ -112,7 +112,7 @@ mod tests {
                 ..Effective::default()
             });
         };
-        let rows = [
+        let rows = vec![
             ("running", job("a").running("n"), None),
             ("ended, not released", finished(1), None),
             ("waiting", job("a").status(|_| ()), None),

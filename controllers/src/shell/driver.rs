@@ -26,7 +26,7 @@ const EVENTS_A_TURN: usize = 256;
 /// Looks in one turn, so that events and answers are never kept waiting for long.
 const LOOKS_A_TURN: usize = 256;
 /// Longest sleep towards a `look_again`: wall clocks are set and machines suspended, so a far time is approached in steps.
-const LONGEST_SLEEP: Duration = Duration::from_secs(300);
+const LONGEST_SLEEP: Duration = Duration::from_mins(5);
 /// How long a shutdown waits for the answers to writes in flight.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -140,14 +140,14 @@ impl Driver {
         match observation {
             Observation::Job(event) => {
                 let mut deltas = Vec::new();
-                self.world.jobs.on_event(event, &mut deltas);
+                self.world.jobs.on_event(*event, &mut deltas);
                 for delta in deltas {
                     self.on_job(delta);
                 }
             }
             Observation::Node(event) => {
                 let mut deltas = Vec::new();
-                self.world.nodes.on_event(event, &mut deltas);
+                self.world.nodes.on_event(*event, &mut deltas);
                 self.on_changes(deltas.into_iter().map(Change::Node));
             }
             Observation::Queue(event) => {

@@ -30,7 +30,7 @@ pub(crate) enum Fault {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Name {
+struct Address {
     kind: String,
     namespace: String,
     name: String,
@@ -44,7 +44,7 @@ struct Watcher {
 #[derive(Default)]
 struct State {
     revision: u64,
-    objects: BTreeMap<Name, Value>,
+    objects: BTreeMap<Address, Value>,
     history: Vec<(String, u64, Value)>,
     watchers: Vec<Watcher>,
     faults: VecDeque<Fault>,
@@ -142,7 +142,7 @@ impl Fake {
 }
 
 impl State {
-    fn key(&self, kind: &str, name: &str) -> Name {
+    fn key(&self, kind: &str, name: &str) -> Address {
         let mut keys = self.objects.keys();
         let found = keys.find(|key| key.kind == kind && key.name == name);
         found.expect("the object exists").clone()
@@ -152,7 +152,7 @@ impl State {
         self.revision += 1;
         let meta = &object["metadata"];
         let text = |field: &str| meta[field].as_str().unwrap_or_default().to_owned();
-        let key = Name {
+        let key = Address {
             kind: kind.to_owned(),
             namespace: text("namespace"),
             name: text("name"),
@@ -241,7 +241,7 @@ impl State {
 
     fn carry_out(&mut self, method: &Method, path: &Path, body: &Value) -> Reply {
         let name = body["metadata"]["name"].as_str().unwrap_or_default();
-        let key = Name {
+        let key = Address {
             kind: path.kind.clone(),
             namespace: path.namespace.clone(),
             name: path.name.clone().unwrap_or_else(|| name.to_owned()),

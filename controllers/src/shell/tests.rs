@@ -337,7 +337,7 @@ async fn the_same_seed_and_events_give_the_same_requests() {
         finish(&fake, "job-00");
         pass(30.0).await;
         traces.push(fake.requests(""));
-        agents.map(|agent| agent.abort());
+        agents.iter().for_each(JoinHandle::abort);
         system.stop().await;
     }
     assert_eq!(traces[0], traces[1]);

@@ -38,8 +38,8 @@ pub(crate) enum Kind {
 /// What a watch has told.
 #[derive(Debug)]
 pub(crate) enum Observation {
-    Job(Event<Job>),
-    Node(Event<Node>),
+    Job(Box<Event<Job>>),
+    Node(Box<Event<Node>>),
     Queue(Event<Queue>),
     Profile(Event<Profile>),
     Lease(Event<Lease>),
@@ -77,14 +77,14 @@ pub(crate) fn start(client: &Client, seed: u64, events: &mpsc::Sender<Observatio
         Kind::Node,
         seed_of(Kind::Node),
         events.clone(),
-        Observation::Node,
+        |event| Observation::Node(Box::new(event)),
     ));
     tasks.spawn(follow(
         Api::<Job>::all(client.clone()),
         Kind::Job,
         seed_of(Kind::Job),
         events.clone(),
-        Observation::Job,
+        |event| Observation::Job(Box::new(event)),
     ));
     tasks
 }

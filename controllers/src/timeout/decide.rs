@@ -85,10 +85,8 @@ fn wait_limit(job: &Arc<Job>, status: &JobStatus, now: Timestamp) -> Plan {
 /// Since when the job waits: since it was queued, or since its last attempt that ran.
 fn waits_since(status: &JobStatus) -> Option<Timestamp> {
     let ran = status.attempts.iter().rev();
-    let last = ran.filter(|attempt| attempt.start_time.is_some());
-    let ended = last
-        .filter_map(|attempt| attempt.finish_time.as_ref())
-        .next();
+    let mut last = ran.filter(|attempt| attempt.start_time.is_some());
+    let ended = last.find_map(|attempt| attempt.finish_time.as_ref());
     let queued = status.enqueue_time.as_ref();
     queued.into_iter().chain(ended).map(|time| time.0).max()
 }
