@@ -461,6 +461,29 @@ mod tests {
     }
 
     #[test]
+    fn the_definitions_of_this_repository_are_sound() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for decoded in crate::schema::yaml::decode_documents(&text).unwrap() {
+                    let mut made = decoded.value;
+                    complete(&mut made);
+                    let result = compile(&made).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>());
+                    assert!(result.is_ok(), "{}: {result:?}", path.display());
+                    let own = crate::schema::builtin::schema("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
+                    let decoded = crate::schema::decode::Decoded { value: made, duplicates: Vec::new() };
+                    own.read(decoded, crate::schema::FieldValidation::Strict).unwrap();
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 0, "there are definitions to read");
+    }
+
+    #[test]
     fn scope_names_and_stored_versions_may_not_change() {
         let old = {
             let mut old = definition();
