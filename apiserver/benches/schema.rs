@@ -21,19 +21,32 @@ const JOB: &str = r#"{"apiVersion":"gctl.dev/v1","kind":"Job","metadata":{"name"
 fn schema() -> Arc<KindSchema> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/jobs.yaml");
     let text = std::fs::read_to_string(path).expect("the definition of Job is generated");
-    let mut definition = yaml::decode_documents(&text).expect("it is YAML").remove(0).value;
+    let mut definition = yaml::decode_documents(&text)
+        .expect("it is YAML")
+        .remove(0)
+        .value;
     crd::complete(&mut definition);
     Arc::clone(&crd::compile(&definition).expect("it is a sound definition")[0].schema)
 }
 
 fn writer(manager: &str) -> Writer<'_> {
-    Writer { manager, api_version: "gctl.dev/v1", subresource: "", now: jiff::Timestamp::UNIX_EPOCH }
+    Writer {
+        manager,
+        api_version: "gctl.dev/v1",
+        subresource: "",
+        now: jiff::Timestamp::UNIX_EPOCH,
+    }
 }
 
 fn create(schema: &KindSchema) -> Value {
     let decoded = decode(JOB.as_bytes(), Format::Json).expect("it is JSON");
-    let read = schema.read(decoded, FieldValidation::Strict).expect("it is a Job");
-    let mut value = schema.admit_create(read.value).expect("it is a sound Job").value;
+    let read = schema
+        .read(decoded, FieldValidation::Strict)
+        .expect("it is a Job");
+    let mut value = schema
+        .admit_create(read.value)
+        .expect("it is a sound Job")
+        .value;
     managed_fields::update(schema, None, &mut value, &writer("bench"));
     value
 }
@@ -43,15 +56,23 @@ fn update_status(schema: &KindSchema, live: &Value) -> Value {
     next["status"] = json!({"phase": "Running", "attempt": 1, "binding": {"nodeName": "node-1", "gpus": [], "epoch": 1}});
     schema.prune(&mut next);
     schema.default(&mut next);
-    let mut value = schema.admit_update(next, live, Part::Status).map(|admitted| admitted.value).unwrap_or_default();
-    let writer = Writer { subresource: "status", ..writer("agent") };
+    let mut value = schema
+        .admit_update(next, live, Part::Status)
+        .map(|admitted| admitted.value)
+        .unwrap_or_default();
+    let writer = Writer {
+        subresource: "status",
+        ..writer("agent")
+    };
     managed_fields::update(schema, Some(live), &mut value, &writer);
     value
 }
 
 fn benches(c: &mut Criterion) {
     let schema = schema();
-    c.bench_function("decode", |b| b.iter(|| decode(black_box(JOB.as_bytes()), Format::Json)));
+    c.bench_function("decode", |b| {
+        b.iter(|| decode(black_box(JOB.as_bytes()), Format::Json));
+    });
     let decoded = decode(JOB.as_bytes(), Format::Json).expect("it is JSON");
     c.bench_function("read", |b| {
         b.iter_batched(
@@ -60,13 +81,22 @@ fn benches(c: &mut Criterion) {
             criterion::BatchSize::SmallInput,
         );
     });
-    let read = schema.read(decoded, FieldValidation::Strict).expect("it is a Job").value;
+    let read = schema
+        .read(decoded, FieldValidation::Strict)
+        .expect("it is a Job")
+        .value;
     c.bench_function("admit_create", |b| {
-        b.iter_batched(|| read.clone(), |value| schema.admit_create(value), criterion::BatchSize::SmallInput);
+        b.iter_batched(
+            || read.clone(),
+            |value| schema.admit_create(value),
+            criterion::BatchSize::SmallInput,
+        );
     });
     c.bench_function("create, bytes to object", |b| b.iter(|| create(&schema)));
     let live = create(&schema);
-    c.bench_function("status update", |b| b.iter(|| update_status(&schema, black_box(&live))));
+    c.bench_function("status update", |b| {
+        b.iter(|| update_status(&schema, black_box(&live)));
+    });
 }
 
 criterion_group!(all, benches);

@@ -46,22 +46,32 @@ fn is_set(value: &Value, field: &str) -> bool {
 
 /// Fills in what a definition may leave out: singular, list kind, conversion.
 pub fn complete(definition: &mut Value) {
-    let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {
         complete_names(names);
     }
     let conversion = spec.entry("conversion").or_insert_with(|| json!({}));
     if let Some(conversion) = conversion.as_object_mut()
-        && conversion.get("strategy").and_then(Value::as_str).is_none_or(str::is_empty)
+        && conversion
+            .get("strategy")
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
     {
         conversion.insert("strategy".to_owned(), Value::from("None"));
     }
 }
 
 fn complete_names(names: &mut Map<String, Value>) {
-    let Some(kind) = names.get("kind").and_then(Value::as_str).map(str::to_owned) else { return };
+    let Some(kind) = names.get("kind").and_then(Value::as_str).map(str::to_owned) else {
+        return;
+    };
     let missing = |names: &Map<String, Value>, field: &str| {
-        names.get(field).and_then(Value::as_str).is_none_or(str::is_empty)
+        names
+            .get(field)
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
     };
     if missing(names, "singular") {
         names.insert("singular".to_owned(), Value::from(kind.to_lowercase()));
@@ -90,9 +100,18 @@ pub fn compile(definition: &Value) -> Result<Vec<CompiledVersion>, Vec<FieldErro
     let mut compiled = Vec::with_capacity(versions.len());
     let at_versions = path.field("versions");
     for (i, version) in versions.iter().enumerate() {
-        compiled.extend(compile_version(spec, version, &at_versions.index(i), &mut errors));
+        compiled.extend(compile_version(
+            spec,
+            version,
+            &at_versions.index(i),
+            &mut errors,
+        ));
     }
-    if errors.is_empty() { Ok(compiled) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(compiled)
+    } else {
+        Err(errors)
+    }
 }
 
 fn check_identity(definition: &Value, spec: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
@@ -100,7 +119,11 @@ fn check_identity(definition: &Value, spec: &Value, path: &Path<'_>, errors: &mu
     let name = text(at(definition, "metadata"), "name");
     if name != format!("{plural}.{group}") {
         let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(FieldError::invalid(&Path::Root.field("metadata").field("name"), name, detail));
+        errors.push(FieldError::invalid(
+            &Path::Root.field("metadata").field("name"),
+            name,
+            detail,
+        ));
     }
     let at_group = path.field("group");
     if group.is_empty() {
@@ -108,14 +131,26 @@ fn check_identity(definition: &Value, spec: &Value, path: &Path<'_>, errors: &mu
     } else {
         let wrong = names::dns_subdomain(group);
         if wrong.is_empty() && !group.contains('.') {
-            errors.push(FieldError::invalid(&at_group, group, "should be a domain with at least one dot"));
+            errors.push(FieldError::invalid(
+                &at_group,
+                group,
+                "should be a domain with at least one dot",
+            ));
         }
-        errors.extend(wrong.into_iter().map(|why| FieldError::invalid(&at_group, group, why)));
+        errors.extend(
+            wrong
+                .into_iter()
+                .map(|why| FieldError::invalid(&at_group, group, why)),
+        );
     }
     match text(spec, "scope") {
         "Namespaced" | "Cluster" => {}
         "" => errors.push(FieldError::required(&path.field("scope"), "")),
-        other => errors.push(FieldError::not_supported(&path.field("scope"), other, ["Cluster", "Namespaced"])),
+        other => errors.push(FieldError::not_supported(
+            &path.field("scope"),
+            other,
+            ["Cluster", "Namespaced"],
+        )),
     }
     if is_set(spec, "preserveUnknownFields") {
         errors.push(FieldError::invalid(
@@ -128,13 +163,26 @@ fn check_identity(definition: &Value, spec: &Value, path: &Path<'_>, errors: &mu
 
 fn check_names(spec: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let mut label = |name: &str, path: &Path<'_>, mixed_case: bool| {
-        let wrong = if mixed_case { names::dns_1035_label(&name.to_lowercase()) } else { names::dns_1035_label(name) };
+        let wrong = if mixed_case {
+            names::dns_1035_label(&name.to_lowercase())
+        } else {
+            names::dns_1035_label(name)
+        };
         for why in wrong {
-            let why = if mixed_case { format!("may have mixed case, but should otherwise match: {why}") } else { why };
+            let why = if mixed_case {
+                format!("may have mixed case, but should otherwise match: {why}")
+            } else {
+                why
+            };
             errors.push(FieldError::invalid(path, name, why));
         }
     };
-    for (field, mixed_case) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
+    for (field, mixed_case) in [
+        ("plural", false),
+        ("singular", false),
+        ("kind", true),
+        ("listKind", true),
+    ] {
         let name = text(spec, field);
         if !name.is_empty() {
             label(name, &path.field(field), mixed_case);
@@ -154,15 +202,29 @@ fn check_names(spec: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let (kind, list_kind) = (text(spec, "kind"), text(spec, "listKind"));
     if !kind.is_empty() && kind == list_kind {
         let detail = "kind and listKind may not be the same";
-        errors.push(FieldError::invalid(&path.field("listKind"), list_kind, detail));
+        errors.push(FieldError::invalid(
+            &path.field("listKind"),
+            list_kind,
+            detail,
+        ));
     }
 }
 
-fn check_versions<'v>(spec: &'v Value, path: &Path<'_>, errors: &mut Vec<FieldError>) -> &'v [Value] {
+fn check_versions<'v>(
+    spec: &'v Value,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) -> &'v [Value] {
     let at_versions = path.field("versions");
-    let versions = at(spec, "versions").as_array().map(Vec::as_slice).unwrap_or_default();
+    let versions = at(spec, "versions")
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     if versions.is_empty() {
-        errors.push(FieldError::required(&at_versions, "must have exactly one version marked as storage version"));
+        errors.push(FieldError::required(
+            &at_versions,
+            "must have exactly one version marked as storage version",
+        ));
         return versions;
     }
     let mut seen = BTreeSet::new();
@@ -177,8 +239,16 @@ fn check_versions<'v>(spec: &'v Value, path: &Path<'_>, errors: &mut Vec<FieldEr
             errors.push(FieldError::duplicate(&at_name, name));
         }
     }
-    if versions.iter().filter(|version| is_set(version, "storage")).count() != 1 {
-        let names: Vec<&str> = versions.iter().map(|version| text(version, "name")).collect();
+    if versions
+        .iter()
+        .filter(|version| is_set(version, "storage"))
+        .count()
+        != 1
+    {
+        let names: Vec<&str> = versions
+            .iter()
+            .map(|version| text(version, "name"))
+            .collect();
         let detail = "must have exactly one version marked as storage version";
         errors.push(FieldError::invalid(&at_versions, names, detail));
     }
@@ -221,7 +291,11 @@ fn compile_version(
     if let Ok(schema) = &checked {
         check_selectable(&selectable, schema, &path.field("selectableFields"), errors);
     }
-    let fields = if errors.len() > before { &[] } else { selectable.as_slice() };
+    let fields = if errors.len() > before {
+        &[]
+    } else {
+        selectable.as_slice()
+    };
     match KindSchema::compile(traits, open_api, fields, &at_schema) {
         Ok(schema) if errors.len() == before => Some(CompiledVersion {
             name: text(version, "name").to_owned(),
@@ -238,9 +312,18 @@ fn compile_version(
     }
 }
 
-fn check_selectable(fields: &[String], schema: &Schema, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn check_selectable(
+    fields: &[String],
+    schema: &Schema,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     if fields.len() > SELECTABLE_MAX {
-        errors.push(FieldError::too_many(path, fields.len() as u64, SELECTABLE_MAX as u64));
+        errors.push(FieldError::too_many(
+            path,
+            fields.len() as u64,
+            SELECTABLE_MAX as u64,
+        ));
     }
     let mut seen = BTreeSet::new();
     for (i, field) in fields.iter().enumerate() {
@@ -255,7 +338,9 @@ fn check_selectable(fields: &[String], schema: &Schema, path: &Path<'_>, errors:
             continue;
         }
         let mut refuse = |why: &str| errors.push(FieldError::invalid(at_path, field.as_str(), why));
-        let parsed = JsonPath::parse(field).ok().filter(|_| field.starts_with('.'));
+        let parsed = JsonPath::parse(field)
+            .ok()
+            .filter(|_| field.starts_with('.'));
         let Some(names) = parsed.as_ref().and_then(JsonPath::names) else {
             refuse("must be a simple path of field names, such as .spec.field");
             continue;
@@ -270,17 +355,33 @@ fn check_selectable(fields: &[String], schema: &Schema, path: &Path<'_>, errors:
         }
         match found.map(|schema| schema.of) {
             Some(Type::String | Type::Boolean | Type::Integer) => {}
-            Some(_) => refuse("must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."),
+            Some(_) => refuse(
+                "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.",
+            ),
             None => refuse("does not refer to a valid field"),
         }
     }
 }
 
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+const COLUMN_FORMATS: [&str; 8] = [
+    "byte",
+    "date",
+    "date-time",
+    "double",
+    "float",
+    "int32",
+    "int64",
+    "password",
+];
 
 fn check_columns(version: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    for (i, column) in at(version, "additionalPrinterColumns").as_array().into_iter().flatten().enumerate() {
+    for (i, column) in at(version, "additionalPrinterColumns")
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         let path = path.index(i);
         if text(column, "name").is_empty() {
             errors.push(FieldError::required(&path.field("name"), ""));
@@ -306,7 +407,11 @@ fn check_columns(version: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>)
         if json_path.is_empty() {
             errors.push(FieldError::required(&path.field("jsonPath"), ""));
         } else if let Err(why) = JsonPath::parse(json_path) {
-            errors.push(FieldError::invalid(&path.field("jsonPath"), json_path, why.to_string()));
+            errors.push(FieldError::invalid(
+                &path.field("jsonPath"),
+                json_path,
+                why.to_string(),
+            ));
         }
     }
 }
@@ -329,9 +434,15 @@ fn check_scale(version: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
             }
             continue;
         }
-        let parsed = JsonPath::parse(value).ok().filter(|_| value.starts_with('.'));
+        let parsed = JsonPath::parse(value)
+            .ok()
+            .filter(|_| value.starts_with('.'));
         let Some(names) = parsed.as_ref().and_then(JsonPath::names) else {
-            errors.push(FieldError::invalid(&at_field, value, "should be a simple json path without array notation"));
+            errors.push(FieldError::invalid(
+                &at_field,
+                value,
+                "should be a simple json path without array notation",
+            ));
             continue;
         };
         if names.len() < 2 || !below.contains(&names[0]) {
@@ -349,152 +460,47 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let path = Path::Root.field("spec");
     for field in ["group", "scope"] {
         if at(spec, field) != at(before, field) {
-            errors.push(FieldError::invalid(&path.field(field), at(spec, field).clone(), "field is immutable"));
+            errors.push(FieldError::invalid(
+                &path.field(field),
+                at(spec, field).clone(),
+                "field is immutable",
+            ));
         }
     }
     let at_names = path.field("names");
     for field in ["plural", "kind"] {
         let (now, then) = (at(at(spec, "names"), field), at(at(before, "names"), field));
         if now != then {
-            errors.push(FieldError::invalid(&at_names.field(field), now.clone(), "field is immutable"));
+            errors.push(FieldError::invalid(
+                &at_names.field(field),
+                now.clone(),
+                "field is immutable",
+            ));
         }
     }
     let stored = Path::Root.field("status");
     let stored = stored.field("storedVersions");
-    let names: Vec<&str> =
-        at(spec, "versions").as_array().into_iter().flatten().map(|version| text(version, "name")).collect();
-    let list = at(at(old, "status"), "storedVersions").as_array().into_iter().flatten();
+    let names: Vec<&str> = at(spec, "versions")
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|version| text(version, "name"))
+        .collect();
+    let list = at(at(old, "status"), "storedVersions")
+        .as_array()
+        .into_iter()
+        .flatten();
     for (i, version) in list.filter_map(Value::as_str).enumerate() {
         if !names.contains(&version) {
-            errors.push(FieldError::invalid(&stored.index(i), version, "must appear in spec.versions"));
+            errors.push(FieldError::invalid(
+                &stored.index(i),
+                version,
+                "must appear in spec.versions",
+            ));
         }
     }
     errors
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn definition() -> Value {
-        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
-            "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
-                "versions": [{"name": "v1", "served": true, "storage": true,
-                    "subresources": {"status": {}},
-                    "selectableFields": [{"jsonPath": ".spec.color"}],
-                    "additionalPrinterColumns": [{"name": "C", "type": "string", "jsonPath": ".spec.color"}],
-                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {
-                        "spec": {"type": "object", "properties": {"color": {"type": "string"}, "o": {"type": "object"}}}}}}}]}})
-    }
-
-    fn complaints(change: impl FnOnce(&mut Value)) -> Vec<String> {
-        let mut made = definition();
-        change(&mut made);
-        complete(&mut made);
-        match compile(&made) {
-            Ok(_) => Vec::new(),
-            Err(errors) => errors.iter().map(ToString::to_string).collect(),
-        }
-    }
-
-    #[test]
-    fn a_definition_is_completed_and_compiled() {
-        let mut made = definition();
-        complete(&mut made);
-        assert_eq!(made["spec"]["names"], json!({"plural": "widgets", "kind": "Widget", "singular": "widget", "listKind": "WidgetList"}));
-        assert_eq!(made["spec"]["conversion"], json!({"strategy": "None"}));
-        let versions = compile(&made).unwrap();
-        assert_eq!(versions.len(), 1);
-        let schema = &versions[0].schema;
-        assert_eq!(schema.api_version, "example.com/v1");
-        assert!(schema.traits.status && schema.traits.namespaced);
-        assert!(schema.is_selectable("spec.color") && schema.is_selectable("metadata.namespace"));
-        assert!(!schema.is_selectable("spec.o"));
-        let field = &schema.selectable_fields[0];
-        assert_eq!(field.value(&json!({"spec": {"color": "red"}})), Some("red".to_owned()));
-        assert_eq!(field.value(&json!({"spec": {}})), None);
-    }
-
-    #[test]
-    fn a_wrong_definition_is_refused_by_field() {
-        type Change = fn(&mut Value);
-        let cases: [(Change, &str); 17] = [
-            (|d| d["metadata"]["name"] = json!("x"), "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group"),
-            (|d| { d["spec"]["group"] = json!("example"); d["metadata"]["name"] = json!("widgets.example"); }, "spec.group: Invalid value: \"example\": should be a domain with at least one dot"),
-            (|d| d["spec"]["scope"] = json!("Galaxy"), "spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\""),
-            (|d| d["spec"]["names"]["kind"] = json!("Wid get"), "spec.names.kind: Invalid value: \"Wid get\": may have mixed case, but should otherwise match: a DNS-1035 label"),
-            (|d| d["spec"]["names"]["listKind"] = json!("Widget"), "spec.names.listKind: Invalid value: \"Widget\": kind and listKind may not be the same"),
-            (|d| d["spec"]["versions"][0]["storage"] = json!(false), "spec.versions: Invalid value: [\"v1\"]: must have exactly one version marked as storage version"),
-            (|d| d["spec"]["versions"] = json!([]), "spec.versions: Required value"),
-            (|d| d["spec"]["versions"][0]["name"] = json!("1"), "spec.versions[0].name: Invalid value: \"1\": a DNS-1035 label"),
-            (|d| { d["spec"]["versions"][0].as_object_mut().unwrap().remove("schema"); }, "spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required"),
-            (|d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["color"] = json!({}),
-                "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[color].type: Required value"),
-            (|d| d["spec"]["preserveUnknownFields"] = json!(true), "spec.preserveUnknownFields: Invalid value: true: cannot set to true"),
-            (|d| d["spec"]["conversion"] = json!({"strategy": "Webhook"}), "spec.conversion.strategy: Invalid value: \"Webhook\": is not supported by this server"),
-            (|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.o"}]), "spec.versions[0].selectableFields[0].jsonPath: Invalid value: \".spec.o\": must point to a field of type"),
-            (|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".metadata.name"}]), "spec.versions[0].selectableFields[0].jsonPath: Invalid value: \".metadata.name\": must not point to fields in metadata"),
-            (|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.nope"}]), "spec.versions[0].selectableFields[0].jsonPath: Invalid value: \".spec.nope\": does not refer to a valid field"),
-            (|d| d["spec"]["versions"][0]["additionalPrinterColumns"][0]["type"] = json!("text"), "spec.versions[0].additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string"),
-            (|d| d["spec"]["versions"][0]["subresources"]["scale"] = json!({"specReplicasPath": ".status.n", "statusReplicasPath": ".status.n"}),
-                "spec.versions[0].subresources.scale.specReplicasPath: Invalid value: \".status.n\": should be a json path under .spec"),
-        ];
-        for (change, wanted) in cases {
-            let told = complaints(change);
-            assert!(told.iter().any(|text| text.starts_with(wanted)), "{wanted}: {told:?}");
-        }
-        let many: Vec<Value> = (0..9).map(|_| json!({"jsonPath": ".spec.color"})).collect();
-        let told = complaints(|d| d["spec"]["versions"][0]["selectableFields"] = json!(many));
-        assert_eq!(told[0], "spec.versions[0].selectableFields: Too many: 9: must have at most 8 items");
-    }
-
-    #[test]
-    fn rules_that_do_not_compile_refuse_the_definition() {
-        let told = complaints(|d| {
-            d["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
-                json!([{"rule": "self.nope == 1"}]);
-        });
-        assert!(
-            told[0].starts_with("spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: \"self.nope == 1\": compilation failed: undefined field 'nope'"),
-            "{told:?}"
-        );
-    }
-
-    #[test]
-    fn the_definitions_of_this_repository_are_sound() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
-        let mut seen = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "yaml") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                for decoded in crate::schema::yaml::decode_documents(&text).unwrap() {
-                    let mut made = decoded.value;
-                    complete(&mut made);
-                    let result = compile(&made).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>());
-                    assert!(result.is_ok(), "{}: {result:?}", path.display());
-                    let own = crate::schema::builtin::schema("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
-                    let decoded = crate::schema::decode::Decoded { value: made, duplicates: Vec::new() };
-                    own.read(decoded, crate::schema::FieldValidation::Strict).unwrap();
-                    seen += 1;
-                }
-            }
-        }
-        assert!(seen > 0, "there are definitions to read");
-    }
-
-    #[test]
-    fn scope_names_and_stored_versions_may_not_change() {
-        let old = {
-            let mut old = definition();
-            old["status"] = json!({"storedVersions": ["v1"]});
-            old
-        };
-        let mut new = old.clone();
-        new["spec"]["scope"] = json!("Cluster");
-        new["spec"]["versions"][0]["name"] = json!("v2");
-        let told: Vec<String> = validate_update(&new, &old).iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["spec.scope: Invalid value: \"Cluster\": field is immutable", "status.storedVersions[0]: Invalid value: \"v1\": must appear in spec.versions"]);
-        assert_eq!(validate_update(&old, &old), []);
-    }
-}
+mod tests;

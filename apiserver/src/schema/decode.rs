@@ -62,7 +62,10 @@ fn decode_json(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|why| DecodeError::Json(why.to_string()))?;
-    Ok(Decoded { value, duplicates: budget.duplicates.into_inner() })
+    Ok(Decoded {
+        value,
+        duplicates: budget.duplicates.into_inner(),
+    })
 }
 
 /// What one document may still grow to, and what was found in it.
@@ -78,12 +81,16 @@ impl Budget {
 
     /// A budget of this many nodes and bytes of text together.
     pub(super) fn of(left: usize) -> Self {
-        Self { left: Cell::new(left), duplicates: RefCell::default() }
+        Self {
+            left: Cell::new(left),
+            duplicates: RefCell::default(),
+        }
     }
 
     fn spend<E: de::Error>(&self, cost: usize) -> Result<(), E> {
         let left = self.left.get().checked_sub(cost);
-        self.left.set(left.ok_or_else(|| E::custom("document contains excessive aliasing"))?);
+        self.left
+            .set(left.ok_or_else(|| E::custom("document contains excessive aliasing"))?);
         Ok(())
     }
 }
@@ -98,16 +105,26 @@ pub(super) struct Node<'a> {
 
 impl<'a> Node<'a> {
     pub(super) fn root(budget: &'a Budget) -> Self {
-        Self { budget, path: &Path::Root, depth: 0 }
+        Self {
+            budget,
+            path: &Path::Root,
+            depth: 0,
+        }
     }
 
     fn below(&self, path: &'a Path<'a>) -> Self {
-        Self { path, depth: self.depth + 1, ..*self }
+        Self {
+            path,
+            depth: self.depth + 1,
+            ..*self
+        }
     }
 
     fn enter<E: de::Error>(&self) -> Result<(), E> {
         if self.depth >= MAX_DEPTH {
-            return Err(E::custom(format_args!("exceeded the maximum nesting depth of {MAX_DEPTH}")));
+            return Err(E::custom(format_args!(
+                "exceeded the maximum nesting depth of {MAX_DEPTH}"
+            )));
         }
         self.budget.spend(1)
     }
@@ -219,17 +236,31 @@ mod tests {
     fn duplicate_keys_are_found_with_their_paths_and_the_last_one_counts() {
         let body = br#"{"a":1,"spec":{"x":1,"x":2,"list":[{"y":1,"y":2}]},"a":3}"#;
         let decoded = decode(body, Format::Json).unwrap();
-        assert_eq!(decoded.value, json!({"a": 3, "spec": {"x": 2, "list": [{"y": 2}]}}));
+        assert_eq!(
+            decoded.value,
+            json!({"a": 3, "spec": {"x": 2, "list": [{"y": 2}]}})
+        );
         assert_eq!(decoded.duplicates, ["spec.x", "spec.list[0].y", "a"]);
     }
 
     #[test]
     fn malformed_json_is_refused_with_a_reason() {
         for body in [
-            &b""[..], b"{", b"{}x", b"{\"a\":}", b"\xff\xfe", b"{\"a\":\"\xff\"}", b"nul", b"1e999", b"[1,]",
+            &b""[..],
+            b"{",
+            b"{}x",
+            b"{\"a\":}",
+            b"\xff\xfe",
+            b"{\"a\":\"\xff\"}",
+            b"nul",
+            b"1e999",
+            b"[1,]",
         ] {
             let why = decode(body, Format::Json).unwrap_err().to_string();
-            assert!(why.starts_with("couldn't get version/kind; json parse error: "), "{why}");
+            assert!(
+                why.starts_with("couldn't get version/kind; json parse error: "),
+                "{why}"
+            );
         }
     }
 
@@ -238,9 +269,13 @@ mod tests {
         let nested = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
         assert!(decode(&nested(MAX_DEPTH), Format::Json).is_ok());
         for depth in [MAX_DEPTH + 1, 1_000, 1_000_000] {
-            let why = decode(&nested(depth), Format::Json).unwrap_err().to_string();
+            let why = decode(&nested(depth), Format::Json)
+                .unwrap_err()
+                .to_string();
             assert!(why.contains("maximum nesting depth of 100"), "{why}");
-            let why = decode(&br#"{"a":"#.repeat(depth), Format::Json).unwrap_err().to_string();
+            let why = decode(&br#"{"a":"#.repeat(depth), Format::Json)
+                .unwrap_err()
+                .to_string();
             assert!(why.contains("maximum nesting depth of 100"), "{why}");
         }
     }
@@ -248,7 +283,10 @@ mod tests {
     #[test]
     fn numbers_keep_their_kind() {
         let decoded = decode(br"[1, -1, 18446744073709551615, 1.0, 1.5]", Format::Json).unwrap();
-        assert_eq!(decoded.value.to_string(), "[1,-1,18446744073709551615,1.0,1.5]");
+        assert_eq!(
+            decoded.value.to_string(),
+            "[1,-1,18446744073709551615,1.0,1.5]"
+        );
     }
 
     #[test]
@@ -256,7 +294,10 @@ mod tests {
         let body = format!("{{\"data\":\"{}\"}}", "x".repeat(10 << 20));
         assert!(decode(body.as_bytes(), Format::Json).is_ok());
         let many = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(100_000));
-        assert_eq!(decode(many.as_bytes(), Format::Json).unwrap().duplicates, ["a"]);
+        assert_eq!(
+            decode(many.as_bytes(), Format::Json).unwrap().duplicates,
+            ["a"]
+        );
     }
 
     proptest::proptest! {

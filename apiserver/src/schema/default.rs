@@ -11,20 +11,22 @@ pub fn default(value: &mut Value, schema: &Schema) {
         Value::Object(map) => {
             let mut nulls = false;
             for (name, value) in map.iter_mut() {
-                let Some(field) = schema.field(name) else { continue };
+                let Some(field) = schema.field(name) else {
+                    continue;
+                };
                 if value.is_null() && !field.nullable {
-                    match &field.default {
-                        Some(instead) => *value = instead.clone(),
-                        None => {
-                            nulls = true;
-                            continue;
-                        }
-                    }
+                    let Some(instead) = &field.default else {
+                        nulls = true;
+                        continue;
+                    };
+                    *value = instead.clone();
                 }
                 default(value, field);
             }
             if nulls {
-                map.retain(|name, value| !value.is_null() || schema.field(name).is_none_or(|f| f.nullable));
+                map.retain(|name, value| {
+                    !value.is_null() || schema.field(name).is_none_or(|f| f.nullable)
+                });
             }
             if !schema.defaults_below {
                 return;
@@ -108,7 +110,10 @@ mod tests {
             json!({"spec": {"a": 1, "b": {"c": "x"}}})
         );
         assert_eq!(
-            defaulted(spec, json!({"spec": {"a": 2, "d": {}, "l": [{}, {"f": false}], "m": {"k": {}}}})),
+            defaulted(
+                spec,
+                json!({"spec": {"a": 2, "d": {}, "l": [{}, {"f": false}], "m": {"k": {}}}})
+            ),
             json!({"spec": {"a": 2, "b": {"c": "x"}, "d": {"e": "y"}, "l": [{"f": true}, {"f": false}], "m": {"k": {"g": 7}}}})
         );
     }
@@ -118,7 +123,10 @@ mod tests {
         let fields = json!({"a": {"type": "integer", "default": 1}, "b": {"type": "string"},
             "c": {"type": "string", "nullable": true, "default": "z"}, "m": {"type": "object", "additionalProperties": {"type": "string"}}});
         assert_eq!(
-            defaulted(fields, json!({"a": null, "b": null, "c": null, "m": {"k": null}, "other": null})),
+            defaulted(
+                fields,
+                json!({"a": null, "b": null, "c": null, "m": {"k": null}, "other": null})
+            ),
             json!({"a": 1, "c": null, "m": {}, "other": null})
         );
     }

@@ -38,17 +38,22 @@ impl Engine {
     /// Compiles `openAPIV3Schema`, which must have passed the structural rules.
     pub(super) fn compile(raw: &Value) -> Result<Self, String> {
         let mut patterns = Patterns::default();
-        let document = patterns.node(raw, false);
+        let document = patterns.node(raw);
         let mut options = jsonschema::draft202012::options().should_validate_formats(true);
         for format in formats::FORMATS {
             options = options.with_format(format!("k8s-{}", format.name), format.holds);
         }
         for (at, pattern) in patterns.0.iter().enumerate() {
             let regex = formats::compile_pattern(pattern).map_err(|why| why.to_string())?;
-            options = options.with_format(format!("pattern-{at}"), move |text: &str| regex.is_match(text));
+            options = options.with_format(format!("pattern-{at}"), move |text: &str| {
+                regex.is_match(text)
+            });
         }
         let validator = options.build(&document).map_err(|why| why.to_string())?;
-        Ok(Self { validator, patterns: patterns.0 })
+        Ok(Self {
+            validator,
+            patterns: patterns.0,
+        })
     }
 
     /// Every breach in `value`, in the order they were found.
@@ -76,7 +81,11 @@ impl Engine {
         let mut error = self.translate(error.kind(), error.instance(), &path);
         if let FieldErrorKind::Required = error.kind {
             let name = std::mem::take(&mut error.path);
-            error.path = if path.is_empty() { name } else { format!("{path}.{name}") };
+            error.path = if path.is_empty() {
+                name
+            } else {
+                format!("{path}.{name}")
+            };
         } else {
             error.path = path;
         }
@@ -85,15 +94,35 @@ impl Engine {
 
     fn translate(&self, kind: &ValidationErrorKind, value: &Value, path: &str) -> FieldError {
         use ValidationErrorKind as K;
-        let make = |kind, value, detail: String| FieldError { path: String::new(), kind, value, detail };
+        let make = |kind, value, detail: String| FieldError {
+            path: String::new(),
+            kind,
+            value,
+            detail,
+        };
         let invalid = |detail: String| {
-            make(FieldErrorKind::Invalid, Some(value.clone()), format!("{path} in body {detail}"))
+            make(
+                FieldErrorKind::Invalid,
+                Some(value.clone()),
+                format!("{path} in body {detail}"),
+            )
         };
         let whole = |detail: &str| {
-            make(FieldErrorKind::Invalid, Some(Value::from("")), format!("{path:?} {detail}"))
+            make(
+                FieldErrorKind::Invalid,
+                Some(Value::from("")),
+                format!("{path:?} {detail}"),
+            )
         };
         let many = |actual: usize, max: u64| {
-            make(FieldErrorKind::TooMany { actual: actual as u64, max }, None, String::new())
+            make(
+                FieldErrorKind::TooMany {
+                    actual: actual as u64,
+                    max,
+                },
+                None,
+                String::new(),
+            )
         };
         match kind {
             K::Required { property } => FieldError {
@@ -103,8 +132,13 @@ impl Engine {
             K::Type { kind } => type_error(value, path, &type_names(kind)),
             K::Enum { options } => {
                 let supported = options.as_array().into_iter().flatten();
-                let supported = supported.map(|option| option.as_str().map_or(option.to_string(), str::to_owned));
-                make(FieldErrorKind::NotSupported(supported.collect()), Some(value.clone()), String::new())
+                let supported = supported
+                    .map(|option| option.as_str().map_or(option.to_string(), str::to_owned));
+                make(
+                    FieldErrorKind::NotSupported(supported.collect()),
+                    Some(value.clone()),
+                    String::new(),
+                )
             }
             K::Format { format } => self.format_error(format, value, path),
             K::MaxLength { limit } => make(FieldErrorKind::TooLong(*limit), None, String::new()),
@@ -112,33 +146,51 @@ impl Engine {
             K::MaxProperties { limit } => many(value.as_object().map_or(0, Map::len), *limit),
             K::MinLength { limit } => invalid(format!("should be at least {limit} chars long")),
             K::MinItems { limit } => invalid(format!("should have at least {limit} items")),
-            K::MinProperties { limit } => invalid(format!("should have at least {limit} properties")),
+            K::MinProperties { limit } => {
+                invalid(format!("should have at least {limit} properties"))
+            }
             K::Maximum { limit } => invalid(format!("should be less than or equal to {limit}")),
             K::ExclusiveMaximum { limit } => invalid(format!("should be less than {limit}")),
             K::Minimum { limit } => invalid(format!("should be greater than or equal to {limit}")),
             K::ExclusiveMinimum { limit } => invalid(format!("should be greater than {limit}")),
-            K::MultipleOf { multiple_of } => invalid(format!("should be a multiple of {multiple_of}")),
+            K::MultipleOf { multiple_of } => {
+                invalid(format!("should be a multiple of {multiple_of}"))
+            }
             K::UniqueItems => invalid("shouldn't contain duplicates".to_owned()),
             K::AnyOf { .. } => whole("must validate at least one schema (anyOf)"),
-            K::OneOfNotValid { .. } => whole("must validate one and only one schema (oneOf). Found none valid"),
-            K::OneOfMultipleValid { .. } => {
-                whole("must validate one and only one schema (oneOf). Found more than one valid alternative")
+            K::OneOfNotValid { .. } => {
+                whole("must validate one and only one schema (oneOf). Found none valid")
             }
+            K::OneOfMultipleValid { .. } => whole(
+                "must validate one and only one schema (oneOf). Found more than one valid alternative",
+            ),
             K::Not { .. } => whole("must not validate the schema (not)"),
             _ => invalid("is not valid".to_owned()),
         }
     }
 
     fn format_error(&self, format: &str, value: &Value, path: &str) -> FieldError {
-        let pattern = format.strip_prefix("pattern-").and_then(|at| self.patterns.get(at.parse::<usize>().ok()?));
-        let (kind, detail) = match pattern {
-            Some(pattern) => (FieldErrorKind::Invalid, format!("{path} in body should match '{pattern}'")),
-            None => {
-                let name = format.strip_prefix("k8s-").unwrap_or(format);
-                (FieldErrorKind::TypeInvalid, format!("{path} in body must be of type {name}: {value}"))
-            }
+        let pattern = format
+            .strip_prefix("pattern-")
+            .and_then(|at| self.patterns.get(at.parse::<usize>().ok()?));
+        let (kind, detail) = if let Some(pattern) = pattern {
+            (
+                FieldErrorKind::Invalid,
+                format!("{path} in body should match '{pattern}'"),
+            )
+        } else {
+            let name = format.strip_prefix("k8s-").unwrap_or(format);
+            (
+                FieldErrorKind::TypeInvalid,
+                format!("{path} in body must be of type {name}: {value}"),
+            )
         };
-        FieldError { path: String::new(), kind, value: Some(value.clone()), detail }
+        FieldError {
+            path: String::new(),
+            kind,
+            value: Some(value.clone()),
+            detail,
+        }
     }
 }
 
@@ -196,8 +248,17 @@ fn shown(steps: &[Step]) -> String {
 
 /// Keywords that mean the same in both dialects.
 const COPIED: [&str; 11] = [
-    "enum", "required", "multipleOf", "minLength", "maxLength", "minItems", "maxItems", "minProperties",
-    "maxProperties", "uniqueItems", "const",
+    "enum",
+    "required",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "uniqueItems",
+    "const",
 ];
 
 /// Translates OpenAPI's dialect into JSON Schema, collecting the patterns it meets.
@@ -205,7 +266,7 @@ const COPIED: [&str; 11] = [
 struct Patterns(Vec<String>);
 
 impl Patterns {
-    fn node(&mut self, raw: &Value, inside_junctor: bool) -> Value {
+    fn node(&mut self, raw: &Value) -> Value {
         let Some(map) = raw.as_object() else {
             return Value::Bool(true);
         };
@@ -228,27 +289,39 @@ impl Patterns {
             }
             out.insert("type".to_owned(), json!(types));
         }
-        for (name, exclusive) in [("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")] {
+        for (name, exclusive) in [
+            ("minimum", "exclusiveMinimum"),
+            ("maximum", "exclusiveMaximum"),
+        ] {
             if let Some(limit) = map.get(name).filter(|limit| !limit.is_null()) {
-                out.insert((if set(exclusive) { exclusive } else { name }).to_owned(), limit.clone());
+                out.insert(
+                    (if set(exclusive) { exclusive } else { name }).to_owned(),
+                    limit.clone(),
+                );
             }
         }
         let mut all: Vec<Value> = Vec::new();
         self.text_checks(map, int_or_string, &mut out, &mut all);
         if let Some(properties) = map.get("properties").and_then(Value::as_object) {
-            let properties: Map<String, Value> =
-                properties.iter().map(|(name, raw)| (name.clone(), self.node(raw, inside_junctor))).collect();
+            let properties: Map<String, Value> = properties
+                .iter()
+                .map(|(name, raw)| (name.clone(), self.node(raw)))
+                .collect();
             out.insert("properties".to_owned(), properties.into());
         }
         for name in ["additionalProperties", "items", "not"] {
             if let Some(raw) = map.get(name).filter(|raw| raw.is_object()) {
-                let node = self.node(raw, inside_junctor || name == "not");
+                let node = self.node(raw);
                 out.insert(name.to_owned(), node);
             }
         }
         for name in ["allOf", "anyOf", "oneOf"] {
-            if let Some(list) = map.get(name).and_then(Value::as_array).filter(|list| !list.is_empty()) {
-                let nodes = list.iter().map(|raw| self.node(raw, true));
+            if let Some(list) = map
+                .get(name)
+                .and_then(Value::as_array)
+                .filter(|list| !list.is_empty())
+            {
+                let nodes = list.iter().map(|raw| self.node(raw));
                 if name == "allOf" {
                     all.extend(nodes);
                 } else {
@@ -270,12 +343,20 @@ impl Patterns {
         out: &mut Map<String, Value>,
         all: &mut Vec<Value>,
     ) {
-        let text = |name: &str| map.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text = |name: &str| {
+            map.get(name)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+        };
         if let Some(pattern) = text("pattern") {
-            let at = self.0.iter().position(|known| known == pattern).unwrap_or_else(|| {
-                self.0.push(pattern.to_owned());
-                self.0.len() - 1
-            });
+            let at = self
+                .0
+                .iter()
+                .position(|known| known == pattern)
+                .unwrap_or_else(|| {
+                    self.0.push(pattern.to_owned());
+                    self.0.len() - 1
+                });
             all.push(json!({"format": format!("pattern-{at}")}));
         }
         let of_text = matches!(text("type"), None | Some("string"));
@@ -283,7 +364,10 @@ impl Patterns {
             && of_text
             && !int_or_string
         {
-            out.insert("format".to_owned(), Value::from(format!("k8s-{}", format.name)));
+            out.insert(
+                "format".to_owned(),
+                Value::from(format!("k8s-{}", format.name)),
+            );
         }
     }
 }

@@ -20,16 +20,19 @@ pub enum Path<'a> {
 
 impl<'a> Path<'a> {
     /// The path of a field below this one.
+    #[must_use]
     pub fn field(&'a self, name: &'a str) -> Path<'a> {
         Path::Field(self, name)
     }
 
     /// The path of a list item below this one.
+    #[must_use]
     pub fn index(&'a self, at: usize) -> Path<'a> {
         Path::Index(self, at)
     }
 
     /// The path of a map entry below this one.
+    #[must_use]
     pub fn key(&'a self, key: &'a str) -> Path<'a> {
         Path::Key(self, key)
     }
@@ -98,8 +101,18 @@ pub struct Cause {
 }
 
 impl FieldError {
-    fn new(path: &Path<'_>, kind: FieldErrorKind, value: Option<Value>, detail: impl Into<String>) -> Self {
-        Self { path: path.to_string(), kind, value, detail: detail.into() }
+    fn new(
+        path: &Path<'_>,
+        kind: FieldErrorKind,
+        value: Option<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            path: path.to_string(),
+            kind,
+            value,
+            detail: detail.into(),
+        }
     }
 
     /// The field is missing.
@@ -115,7 +128,12 @@ impl FieldError {
     /// The value is of the wrong type; `found` is the type's name.
     pub fn type_invalid(path: &Path<'_>, found: &str, wanted: &str) -> Self {
         let detail = format!("{path} in body must be of type {wanted}: {found:?}");
-        Self::new(path, FieldErrorKind::TypeInvalid, Some(Value::from(found)), detail)
+        Self::new(
+            path,
+            FieldErrorKind::TypeInvalid,
+            Some(Value::from(found)),
+            detail,
+        )
     }
 
     /// The value is none of the supported ones.
@@ -125,7 +143,12 @@ impl FieldError {
         supported: impl IntoIterator<Item = I>,
     ) -> Self {
         let supported = supported.into_iter().map(Into::into).collect();
-        Self::new(path, FieldErrorKind::NotSupported(supported), Some(value.into()), "")
+        Self::new(
+            path,
+            FieldErrorKind::NotSupported(supported),
+            Some(value.into()),
+            "",
+        )
     }
 
     /// The value appears twice.
@@ -170,7 +193,9 @@ impl FieldError {
             FieldErrorKind::NotSupported(_) => "Unsupported value".into(),
             FieldErrorKind::Duplicate => "Duplicate value".into(),
             FieldErrorKind::Forbidden => "Forbidden".into(),
-            FieldErrorKind::TooLong(max) => format!("Too long: may not be more than {max} bytes").into(),
+            FieldErrorKind::TooLong(max) => {
+                format!("Too long: may not be more than {max} bytes").into()
+            }
             FieldErrorKind::TooMany { actual, max } => {
                 format!("Too many: {actual}: must have at most {max} items").into()
             }
@@ -194,12 +219,20 @@ impl FieldError {
 
     /// The field's name in messages; Kubernetes calls the whole object `<nil>`.
     pub fn field(&self) -> &str {
-        if self.path.is_empty() { "<nil>" } else { &self.path }
+        if self.path.is_empty() {
+            "<nil>"
+        } else {
+            &self.path
+        }
     }
 
     /// The entry of `details.causes`.
     pub fn cause(&self) -> Cause {
-        Cause { reason: self.reason(), message: self.body(), field: self.field().to_owned() }
+        Cause {
+            reason: self.reason(),
+            message: self.body(),
+            field: self.field().to_owned(),
+        }
     }
 }
 
@@ -215,7 +248,10 @@ const SHOWN_MAX: usize = 1024;
 fn shown(value: &Value) -> String {
     let mut text = value.to_string();
     if text.len() > SHOWN_MAX {
-        let cut = (0..=SHOWN_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let cut = (0..=SHOWN_MAX)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
         text.truncate(cut);
         text.push_str("...");
     }
@@ -233,7 +269,11 @@ pub fn invalid_message(kind: &str, group: &str, name: &str, errors: &[FieldError
         }
     }
     let all = texts.join(", ");
-    let list = if texts.len() > 1 { format!("[{all}]") } else { all };
+    let list = if texts.len() > 1 {
+        format!("[{all}]")
+    } else {
+        all
+    };
     format!("{kind}{dot}{group} {name:?} is invalid: {list}")
 }
 
@@ -247,26 +287,65 @@ mod tests {
         let spec = Path::Root.field("spec");
         let path = &spec.field("x");
         for (error, body, reason) in [
-            (FieldError::required(path, ""), "Required value", "FieldValueRequired"),
-            (FieldError::required(path, "name it"), "Required value: name it", "FieldValueRequired"),
-            (FieldError::invalid(path, 3, "must be even"), "Invalid value: 3: must be even", "FieldValueInvalid"),
-            (FieldError::invalid(path, "a\"b", "no"), "Invalid value: \"a\\\"b\": no", "FieldValueInvalid"),
+            (
+                FieldError::required(path, ""),
+                "Required value",
+                "FieldValueRequired",
+            ),
+            (
+                FieldError::required(path, "name it"),
+                "Required value: name it",
+                "FieldValueRequired",
+            ),
+            (
+                FieldError::invalid(path, 3, "must be even"),
+                "Invalid value: 3: must be even",
+                "FieldValueInvalid",
+            ),
+            (
+                FieldError::invalid(path, "a\"b", "no"),
+                "Invalid value: \"a\\\"b\": no",
+                "FieldValueInvalid",
+            ),
             (
                 FieldError::not_supported(path, "z", ["a", "b"]),
                 "Unsupported value: \"z\": supported values: \"a\", \"b\"",
                 "FieldValueNotSupported",
             ),
-            (FieldError::duplicate(path, json!({"name": "a"})), "Duplicate value: {\"name\":\"a\"}", "FieldValueDuplicate"),
-            (FieldError::forbidden(path, "no"), "Forbidden: no", "FieldValueForbidden"),
-            (FieldError::too_long(path, 5), "Too long: may not be more than 5 bytes", "FieldValueTooLong"),
-            (FieldError::too_many(path, 5, 4), "Too many: 5: must have at most 4 items", "FieldValueTooMany"),
+            (
+                FieldError::duplicate(path, json!({"name": "a"})),
+                "Duplicate value: {\"name\":\"a\"}",
+                "FieldValueDuplicate",
+            ),
+            (
+                FieldError::forbidden(path, "no"),
+                "Forbidden: no",
+                "FieldValueForbidden",
+            ),
+            (
+                FieldError::too_long(path, 5),
+                "Too long: may not be more than 5 bytes",
+                "FieldValueTooLong",
+            ),
+            (
+                FieldError::too_many(path, 5, 4),
+                "Too many: 5: must have at most 4 items",
+                "FieldValueTooMany",
+            ),
             (
                 FieldError::type_invalid(path, "string", "integer"),
                 "Invalid value: \"string\": spec.x in body must be of type integer: \"string\"",
                 "FieldValueTypeInvalid",
             ),
         ] {
-            assert_eq!(error.cause(), Cause { reason, message: body.to_owned(), field: "spec.x".to_owned() });
+            assert_eq!(
+                error.cause(),
+                Cause {
+                    reason,
+                    message: body.to_owned(),
+                    field: "spec.x".to_owned()
+                }
+            );
         }
     }
 

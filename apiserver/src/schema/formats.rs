@@ -26,32 +26,110 @@ impl std::fmt::Debug for Format {
 
 /// Every format that is enforced.
 pub const FORMATS: [Format; 26] = [
-    Format { name: "bsonobjectid", holds: |s| s.len() == 24 && is_hex(s) },
-    Format { name: "uri", holds: is_uri },
-    Format { name: "email", holds: is_email },
-    Format { name: "hostname", holds: is_hostname },
-    Format { name: "ipv4", holds: |s| s.parse::<Ipv4Addr>().is_ok() },
-    Format { name: "ipv6", holds: |s| s.parse::<Ipv6Addr>().is_ok() },
-    Format { name: "cidr", holds: is_cidr },
-    Format { name: "mac", holds: is_mac },
-    Format { name: "uuid", holds: |s| is_uuid(s, None) },
-    Format { name: "uuid3", holds: |s| is_uuid(s, Some(b'3')) },
-    Format { name: "uuid4", holds: |s| is_uuid(s, Some(b'4')) },
-    Format { name: "uuid5", holds: |s| is_uuid(s, Some(b'5')) },
-    Format { name: "isbn", holds: |s| is_isbn10(s) || is_isbn13(s) },
-    Format { name: "isbn10", holds: is_isbn10 },
-    Format { name: "isbn13", holds: is_isbn13 },
-    Format { name: "creditcard", holds: is_credit_card },
-    Format { name: "ssn", holds: is_ssn },
-    Format { name: "hexcolor", holds: is_hex_color },
-    Format { name: "rgbcolor", holds: is_rgb_color },
-    Format { name: "byte", holds: |s| base64::engine::general_purpose::STANDARD.decode(s).is_ok() },
-    Format { name: "password", holds: |_| true },
-    Format { name: "date", holds: is_date },
-    Format { name: "duration", holds: is_duration },
-    Format { name: "date-time", holds: is_date_time },
-    Format { name: "k8s-short-name", holds: |s| names::dns_label(s).is_empty() },
-    Format { name: "k8s-long-name", holds: |s| names::dns_subdomain(s).is_empty() },
+    Format {
+        name: "bsonobjectid",
+        holds: |s| s.len() == 24 && is_hex(s),
+    },
+    Format {
+        name: "uri",
+        holds: is_uri,
+    },
+    Format {
+        name: "email",
+        holds: is_email,
+    },
+    Format {
+        name: "hostname",
+        holds: is_hostname,
+    },
+    Format {
+        name: "ipv4",
+        holds: |s| s.parse::<Ipv4Addr>().is_ok(),
+    },
+    Format {
+        name: "ipv6",
+        holds: |s| s.parse::<Ipv6Addr>().is_ok(),
+    },
+    Format {
+        name: "cidr",
+        holds: is_cidr,
+    },
+    Format {
+        name: "mac",
+        holds: is_mac,
+    },
+    Format {
+        name: "uuid",
+        holds: |s| is_uuid(s, None),
+    },
+    Format {
+        name: "uuid3",
+        holds: |s| is_uuid(s, Some(b'3')),
+    },
+    Format {
+        name: "uuid4",
+        holds: |s| is_uuid(s, Some(b'4')),
+    },
+    Format {
+        name: "uuid5",
+        holds: |s| is_uuid(s, Some(b'5')),
+    },
+    Format {
+        name: "isbn",
+        holds: |s| is_isbn10(s) || is_isbn13(s),
+    },
+    Format {
+        name: "isbn10",
+        holds: is_isbn10,
+    },
+    Format {
+        name: "isbn13",
+        holds: is_isbn13,
+    },
+    Format {
+        name: "creditcard",
+        holds: is_credit_card,
+    },
+    Format {
+        name: "ssn",
+        holds: is_ssn,
+    },
+    Format {
+        name: "hexcolor",
+        holds: is_hex_color,
+    },
+    Format {
+        name: "rgbcolor",
+        holds: is_rgb_color,
+    },
+    Format {
+        name: "byte",
+        holds: |s| base64::engine::general_purpose::STANDARD.decode(s).is_ok(),
+    },
+    Format {
+        name: "password",
+        holds: |_| true,
+    },
+    Format {
+        name: "date",
+        holds: is_date,
+    },
+    Format {
+        name: "duration",
+        holds: is_duration,
+    },
+    Format {
+        name: "date-time",
+        holds: is_date_time,
+    },
+    Format {
+        name: "k8s-short-name",
+        holds: |s| names::dns_label(s).is_empty(),
+    },
+    Format {
+        name: "k8s-long-name",
+        holds: |s| names::dns_subdomain(s).is_empty(),
+    },
 ];
 
 impl Format {
@@ -108,8 +186,12 @@ fn is_uri(text: &str) -> bool {
 
 fn is_email(text: &str) -> bool {
     text.rsplit_once('@').is_some_and(|(local, domain)| {
-        let atom = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b) || b >= 0x80;
-        let dotted = |part: &str| part.split('.').all(|atoms| !atoms.is_empty() && atoms.bytes().all(atom));
+        let atom =
+            |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b) || b >= 0x80;
+        let dotted = |part: &str| {
+            part.split('.')
+                .all(|atoms| !atoms.is_empty() && atoms.bytes().all(atom))
+        };
         dotted(local) && dotted(domain)
     })
 }
@@ -121,7 +203,9 @@ fn is_hostname(text: &str) -> bool {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         })
 }
 
@@ -142,7 +226,8 @@ fn is_cidr(text: &str) -> bool {
 fn is_mac(text: &str) -> bool {
     let groups = |separator: char, width: usize, counts: &[usize]| {
         let parts: Vec<&str> = text.split(separator).collect();
-        counts.contains(&parts.len()) && parts.iter().all(|part| part.len() == width && is_hex(part))
+        counts.contains(&parts.len())
+            && parts.iter().all(|part| part.len() == width && is_hex(part))
     };
     groups(':', 2, &[6, 8, 20]) || groups('-', 2, &[6, 8, 20]) || groups('.', 4, &[3, 4, 10])
 }
@@ -153,7 +238,12 @@ const UUID_GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
 fn is_uuid(text: &str, version: Option<u8>) -> bool {
     let plain: String = if text.contains('-') {
         let parts: Vec<&str> = text.split('-').collect();
-        if parts.len() != 5 || !parts.iter().zip(UUID_GROUPS).all(|(part, len)| part.len() == len) {
+        if parts.len() != 5
+            || !parts
+                .iter()
+                .zip(UUID_GROUPS)
+                .all(|(part, len)| part.len() == len)
+        {
             return false;
         }
         parts.concat()
@@ -167,7 +257,9 @@ fn is_uuid(text: &str, version: Option<u8>) -> bool {
     match version {
         None => true,
         Some(b'3') => bytes[12] == b'3',
-        Some(version) => bytes[12] == version && matches!(bytes[16], b'8' | b'9' | b'a' | b'b' | b'A' | b'B'),
+        Some(version) => {
+            bytes[12] == version && matches!(bytes[16], b'8' | b'9' | b'a' | b'b' | b'A' | b'B')
+        }
     }
 }
 
@@ -190,7 +282,7 @@ fn is_isbn10(text: &str) -> bool {
         };
         sum += digit * (10 - u32::try_from(at).unwrap_or(0));
     }
-    sum % 11 == 0
+    sum.is_multiple_of(11)
 }
 
 fn is_isbn13(text: &str) -> bool {
@@ -198,9 +290,12 @@ fn is_isbn13(text: &str) -> bool {
     if text.len() != 13 || !text.bytes().all(|b| b.is_ascii_digit()) {
         return false;
     }
-    let sum: u32 =
-        text.bytes().enumerate().map(|(at, b)| u32::from(b - b'0') * if at % 2 == 0 { 1 } else { 3 }).sum();
-    sum % 10 == 0
+    let sum: u32 = text
+        .bytes()
+        .enumerate()
+        .map(|(at, b)| u32::from(b - b'0') * if at % 2 == 0 { 1 } else { 3 })
+        .sum();
+    sum.is_multiple_of(10)
 }
 
 fn is_credit_card(text: &str) -> bool {
@@ -221,7 +316,7 @@ fn is_credit_card(text: &str) -> bool {
             }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_ssn(text: &str) -> bool {
@@ -231,7 +326,10 @@ fn is_ssn(text: &str) -> bool {
         if group > 0 && matches!(bytes.get(at), Some(b'-' | b' ')) {
             at += 1;
         }
-        if !bytes.get(at..at + len).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit)) {
+        if !bytes
+            .get(at..at + len)
+            .is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
+        {
             return false;
         }
         at += len;
@@ -245,12 +343,17 @@ fn is_hex_color(text: &str) -> bool {
 }
 
 fn is_rgb_color(text: &str) -> bool {
-    let Some(inner) = text.strip_prefix("rgb(").and_then(|rest| rest.strip_suffix(')')) else {
+    let Some(inner) = text
+        .strip_prefix("rgb(")
+        .and_then(|rest| rest.strip_suffix(')'))
+    else {
         return false;
     };
     let parts: Vec<&str> = inner.split(',').map(str::trim).collect();
     parts.len() == 3
-        && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u8>().is_ok())
+        && parts
+            .iter()
+            .all(|part| part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u8>().is_ok())
 }
 
 fn is_date(text: &str) -> bool {
@@ -267,7 +370,10 @@ fn is_date_time(text: &str) -> bool {
         && bytes[13] == b':'
         && bytes[16] == b':';
     let zoned = matches!(bytes.last(), Some(b'Z' | b'z'))
-        || bytes.len().checked_sub(6).is_some_and(|at| matches!(bytes[at], b'+' | b'-') && bytes[at + 3] == b':');
+        || bytes
+            .len()
+            .checked_sub(6)
+            .is_some_and(|at| matches!(bytes[at], b'+' | b'-') && bytes[at + 3] == b':');
     shaped && zoned && text.parse::<jiff::Timestamp>().is_ok()
 }
 
@@ -281,9 +387,14 @@ fn is_duration(text: &str) -> bool {
         return false;
     }
     while !rest.is_empty() {
-        let number = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+        let number = rest
+            .bytes()
+            .take_while(|b| b.is_ascii_digit() || *b == b'.')
+            .count();
         let (digits, after) = rest.split_at(number);
-        if !digits.bytes().any(|b| b.is_ascii_digit()) || digits.bytes().filter(|b| *b == b'.').count() > 1 {
+        if !digits.bytes().any(|b| b.is_ascii_digit())
+            || digits.bytes().filter(|b| *b == b'.').count() > 1
+        {
             return false;
         }
         let after = after.trim_start_matches(' ');
@@ -314,9 +425,21 @@ mod tests {
             ("cidr", "10.0.0.0/8", "10.0.0.0/33"),
             ("mac", "01:23:45:67:89:ab", "01:23:45:67:89"),
             ("uuid", "a987fbc9-4bed-3078-cf07-9141ba07c9f3", "a987fbc9"),
-            ("uuid3", "a987fbc9-4bed-3078-cf07-9141ba07c9f3", "57b73598-8764-4ad0-a76a-679bb6640eb1"),
-            ("uuid4", "57b73598-8764-4ad0-a76a-679bb6640eb1", "a987fbc9-4bed-3078-cf07-9141ba07c9f3"),
-            ("uuid5", "987fbc97-4bed-5078-af07-9141ba07c9f3", "57b73598-8764-4ad0-a76a-679bb6640eb1"),
+            (
+                "uuid3",
+                "a987fbc9-4bed-3078-cf07-9141ba07c9f3",
+                "57b73598-8764-4ad0-a76a-679bb6640eb1",
+            ),
+            (
+                "uuid4",
+                "57b73598-8764-4ad0-a76a-679bb6640eb1",
+                "a987fbc9-4bed-3078-cf07-9141ba07c9f3",
+            ),
+            (
+                "uuid5",
+                "987fbc97-4bed-5078-af07-9141ba07c9f3",
+                "57b73598-8764-4ad0-a76a-679bb6640eb1",
+            ),
             ("isbn", "0-321-75104-3", "0-321-75104-4"),
             ("isbn10", "0321751043", "9780321751041"),
             ("isbn13", "978-0321751041", "0321751043"),
@@ -328,8 +451,16 @@ mod tests {
             ("date", "2026-02-28", "2026-02-30"),
             ("duration", "1h30m", "1x"),
             ("duration", "1.5s", ""),
-            ("date-time", "2026-02-28T12:00:00.5Z", "2026-02-28 12:00:00Z"),
-            ("date-time", "2026-02-28T12:00:00+01:00", "2026-02-28T12:00:00"),
+            (
+                "date-time",
+                "2026-02-28T12:00:00.5Z",
+                "2026-02-28 12:00:00Z",
+            ),
+            (
+                "date-time",
+                "2026-02-28T12:00:00+01:00",
+                "2026-02-28T12:00:00",
+            ),
             ("k8s-short-name", "a-b", "a.b"),
             ("k8s-long-name", "a.b", "A"),
         ] {
@@ -356,7 +487,11 @@ mod tests {
             (r"\bab\b", "x ab y", true),
             (r"^\\d$", r"\d", true),
         ] {
-            assert_eq!(compile_pattern(pattern).unwrap().is_match(text), matches, "{pattern} {text}");
+            assert_eq!(
+                compile_pattern(pattern).unwrap().is_match(text),
+                matches,
+                "{pattern} {text}"
+            );
         }
         for bad in ["(", "(?=a)", r"(a)\1", "a{1000000}"] {
             assert!(compile_pattern(bad).is_err(), "{bad}");

@@ -50,9 +50,15 @@ impl JsonPath {
     /// Reads `.a.b` or `{.a.b}`.
     pub fn parse(text: &str) -> Result<Self, JsonPathError> {
         if text.len() > PATH_MAX {
-            return Err(JsonPathError { why: "path too long", at: PATH_MAX });
+            return Err(JsonPathError {
+                why: "path too long",
+                at: PATH_MAX,
+            });
         }
-        let inner = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(text);
+        let inner = text
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .unwrap_or(text);
         let inner = inner.strip_prefix('$').unwrap_or(inner);
         let mut reader = Reader { text: inner, at: 0 };
         let path = reader.path(false)?;
@@ -79,24 +85,27 @@ impl JsonPath {
     pub fn first<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         let mut at = value;
         for (done, step) in self.steps.iter().enumerate() {
-            at = match step {
-                Step::Field(name) => at.get(name)?,
-                _ => {
-                    let rest = Self { steps: self.steps[done..].to_vec() };
-                    return rest.find(at).first().copied();
-                }
+            let Step::Field(name) = step else {
+                let rest = Self {
+                    steps: self.steps[done..].to_vec(),
+                };
+                return rest.find(at).first().copied();
             };
+            at = at.get(name)?;
         }
         Some(at)
     }
 
     /// The field names, if the path is made of nothing else.
     pub fn names(&self) -> Option<Vec<&str>> {
-        let name = |step| match step {
-            &Step::Field(ref name) => Some(name.as_str()),
-            _ => None,
-        };
-        self.steps.iter().map(name).collect()
+        let names = self.steps.iter().map(|step| {
+            if let Step::Field(name) = step {
+                Some(name.as_str())
+            } else {
+                None
+            }
+        });
+        names.collect()
     }
 }
 
@@ -111,7 +120,9 @@ impl Step {
             }
             (Self::All, Value::Array(list)) => found.extend(list),
             (Self::All, Value::Object(map)) => found.extend(map.values()),
-            (Self::Filter(filter), Value::Array(list)) => found.extend(list.iter().filter(|item| filter.holds(item))),
+            (Self::Filter(filter), Value::Array(list)) => {
+                found.extend(list.iter().filter(|item| filter.holds(item)));
+            }
             _ => {}
         }
     }
@@ -125,7 +136,10 @@ impl Filter {
         };
         let Some(found) = found else { return false };
         let order = match (found, wanted) {
-            (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
+            (Value::Number(a), Value::Number(b)) => a
+                .as_f64()
+                .zip(b.as_f64())
+                .and_then(|(a, b)| a.partial_cmp(&b)),
             (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
             (a, b) => (a == b).then_some(std::cmp::Ordering::Equal),
         };
@@ -187,7 +201,9 @@ impl<'t> Reader<'t> {
             } else if self.rest().is_empty() || in_filter {
                 return Ok(JsonPath { steps });
             } else if steps.is_empty() {
-                let name = self.name().ok_or_else(|| self.error("a name was expected"))?;
+                let name = self
+                    .name()
+                    .ok_or_else(|| self.error("a name was expected"))?;
                 steps.push(Step::Field(name));
             } else {
                 return Ok(JsonPath { steps });
@@ -205,7 +221,26 @@ impl<'t> Reader<'t> {
                 escaped = false;
             } else if c == '\\' {
                 escaped = true;
-            } else if matches!(c, '.' | '[' | ']' | ' ' | '=' | '!' | '<' | '>' | ')' | '(' | '{' | '}' | '*' | '@' | '?' | '\'' | '"' | ',') {
+            } else if matches!(
+                c,
+                '.' | '['
+                    | ']'
+                    | ' '
+                    | '='
+                    | '!'
+                    | '<'
+                    | '>'
+                    | ')'
+                    | '('
+                    | '{'
+                    | '}'
+                    | '*'
+                    | '@'
+                    | '?'
+                    | '\''
+                    | '"'
+                    | ','
+            ) {
                 end = self.at + offset;
                 break;
             } else {
@@ -220,7 +255,12 @@ impl<'t> Reader<'t> {
     }
 
     fn quoted(&mut self) -> Result<Option<String>, JsonPathError> {
-        let Some(quote) = self.rest().chars().next().filter(|c| matches!(c, '\'' | '"')) else {
+        let Some(quote) = self
+            .rest()
+            .chars()
+            .next()
+            .filter(|c| matches!(c, '\'' | '"'))
+        else {
             return Ok(None);
         };
         let mut text = String::new();
@@ -250,13 +290,23 @@ impl<'t> Reader<'t> {
         } else if let Some(name) = self.quoted()? {
             Step::Field(name)
         } else {
-            let digits = self.rest().bytes().take_while(|b| b.is_ascii_digit() || *b == b'-').count();
-            let index = self.rest()[..digits].parse().map_err(|_| self.error("an index, a quoted name or a filter was expected"))?;
+            let digits = self
+                .rest()
+                .bytes()
+                .take_while(|b| b.is_ascii_digit() || *b == b'-')
+                .count();
+            let index = self.rest()[..digits]
+                .parse()
+                .map_err(|_| self.error("an index, a quoted name or a filter was expected"))?;
             self.at += digits;
             Step::Index(index)
         };
         self.spaces();
-        if self.accept("]") { Ok(step) } else { Err(self.error("unterminated array")) }
+        if self.accept("]") {
+            Ok(step)
+        } else {
+            Err(self.error("unterminated array"))
+        }
     }
 
     fn filter(&mut self) -> Result<Filter, JsonPathError> {
@@ -285,7 +335,11 @@ impl<'t> Reader<'t> {
             }
         };
         self.spaces();
-        if self.accept(")") { Ok(Filter { path, test }) } else { Err(self.error("unterminated filter")) }
+        if self.accept(")") {
+            Ok(Filter { path, test })
+        } else {
+            Err(self.error("unterminated filter"))
+        }
     }
 
     fn literal(&mut self) -> Result<Value, JsonPathError> {
@@ -322,9 +376,18 @@ mod tests {
             (".l[9]", json!([])),
             (".l[*]", json!([1, 2, 3])),
             (".status.conditions[*].type", json!(["Ready", "Live"])),
-            (".status.conditions[?(@.type==\"Ready\")].status", json!(["True"])),
-            (".status.conditions[?(@.type=='Ready')].status", json!(["True"])),
-            (".status.conditions[?( @.type != \"Ready\" )].type", json!(["Live"])),
+            (
+                ".status.conditions[?(@.type==\"Ready\")].status",
+                json!(["True"]),
+            ),
+            (
+                ".status.conditions[?(@.type=='Ready')].status",
+                json!(["True"]),
+            ),
+            (
+                ".status.conditions[?( @.type != \"Ready\" )].type",
+                json!(["Live"]),
+            ),
             (".status.conditions[?(@.n>2)].type", json!(["Ready"])),
             (".status.conditions[?(@.n<=2)].type", json!([])),
             (".status.conditions[?(@.n)].type", json!(["Ready"])),
@@ -343,14 +406,28 @@ mod tests {
 
     #[test]
     fn malformed_paths_are_refused() {
-        for path in [".a[", ".a[x]", ".a[?(@.b==)]", ".a[?(@.b==\"c\"]", ".a..", ".a['b]", "a b", ".a[?(b)]", ".a\\", "{.a"] {
+        for path in [
+            ".a[",
+            ".a[x]",
+            ".a[?(@.b==)]",
+            ".a[?(@.b==\"c\"]",
+            ".a..",
+            ".a['b]",
+            "a b",
+            ".a[?(b)]",
+            ".a\\",
+            "{.a",
+        ] {
             assert!(JsonPath::parse(path).is_err(), "{path}");
         }
     }
 
     #[test]
     fn a_simple_path_tells_its_names() {
-        assert_eq!(JsonPath::parse(".status.phase").unwrap().names(), Some(vec!["status", "phase"]));
+        assert_eq!(
+            JsonPath::parse(".status.phase").unwrap().names(),
+            Some(vec!["status", "phase"])
+        );
         assert_eq!(JsonPath::parse(".a[0]").unwrap().names(), None);
     }
 

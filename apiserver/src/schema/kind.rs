@@ -34,7 +34,11 @@ impl FieldValidation {
             Some("Strict") => Ok(Self::Strict),
             Some(other) => {
                 let path = Path::Root.field("fieldValidation");
-                Err(FieldError::not_supported(&path, other, ["Ignore", "Strict", "Warn"]))
+                Err(FieldError::not_supported(
+                    &path,
+                    other,
+                    ["Ignore", "Strict", "Warn"],
+                ))
             }
         }
     }
@@ -94,7 +98,10 @@ impl SelectableField {
     /// Reads a simple path such as `.status.phase`.
     pub fn parse(path: &str) -> Result<Self, String> {
         let parsed = JsonPath::parse(path).map_err(|why| why.to_string())?;
-        Ok(Self { name: path.trim_start_matches('.').into(), path: parsed })
+        Ok(Self {
+            name: path.trim_start_matches('.').into(),
+            path: parsed,
+        })
     }
 
     /// The value in an object as the text that selectors compare with; absent is `None`.
@@ -152,7 +159,11 @@ impl KindSchema {
         let structural = Schema::parse(raw, path)?;
         let mut errors = Vec::new();
         if let Some(lost) = default::unprunable_default(&structural) {
-            errors.push(FieldError::invalid(path, lost.clone(), "default must not have fields that pruning would drop"));
+            errors.push(FieldError::invalid(
+                path,
+                lost.clone(),
+                "default must not have fields that pruning would drop",
+            ));
         }
         let rules = Rules::compile(&structural, path, &mut errors);
         let validator = Validator::compile(raw)
@@ -172,15 +183,27 @@ impl KindSchema {
             "" => traits.version.clone(),
             group => format!("{group}/{}", traits.version),
         };
-        Ok(Self { traits, api_version, structural, selectable_fields, validator, rules })
+        Ok(Self {
+            traits,
+            api_version,
+            structural,
+            selectable_fields,
+            validator,
+            rules,
+        })
     }
 
     /// Makes an object of a decoded body: checks its kind, drops unknown fields, fills defaults.
     pub fn read(&self, decoded: Decoded, mode: FieldValidation) -> Result<Read, ReadError> {
-        let Decoded { mut value, duplicates } = decoded;
+        let Decoded {
+            mut value,
+            duplicates,
+        } = decoded;
         self.check_type(&mut value)?;
         let Value::Object(object) = &mut value else {
-            return Err(ReadError::BadRequest("the body must be an object".to_owned()));
+            return Err(ReadError::BadRequest(
+                "the body must be an object".to_owned(),
+            ));
         };
         let unknown_metadata = metadata::read(object).map_err(|why| {
             ReadError::BadRequest(format!(
@@ -191,10 +214,18 @@ impl KindSchema {
         let unknown = prune::prune(&mut value, &self.structural);
         default::default(&mut value, &self.structural);
         if mode == FieldValidation::Ignore {
-            return Ok(Read { value, warnings: Vec::new() });
+            return Ok(Read {
+                value,
+                warnings: Vec::new(),
+            });
         }
-        let unknown = unknown.iter().chain(&unknown_metadata).map(|field| format!("unknown field {field:?}"));
-        let duplicate = duplicates.iter().map(|field| format!("duplicate field {field:?}"));
+        let unknown = unknown
+            .iter()
+            .chain(&unknown_metadata)
+            .map(|field| format!("unknown field {field:?}"));
+        let duplicate = duplicates
+            .iter()
+            .map(|field| format!("duplicate field {field:?}"));
         let warnings: Vec<String> = unknown.chain(duplicate).collect();
         if mode == FieldValidation::Strict && !warnings.is_empty() {
             return Err(ReadError::Strict(format!(
@@ -211,17 +242,31 @@ impl KindSchema {
         let shown = |value: &Value| {
             let mut text = value.to_string();
             if text.len() > 256 {
-                text.truncate((0..=256).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
+                text.truncate(
+                    (0..=256)
+                        .rev()
+                        .find(|at| text.is_char_boundary(*at))
+                        .unwrap_or(0),
+                );
                 text.push_str("...");
             }
             text
         };
-        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |value: &Value, name: &str| {
+            value
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (api_version, kind) = (text(value, "apiVersion"), text(value, "kind"));
         if !self.traits.typed {
             for (name, there) in [("Kind", &kind), ("apiVersion", &api_version)] {
                 if there.is_empty() {
-                    return Err(ReadError::BadRequest(format!("Object '{name}' is missing in '{}'", shown(value))));
+                    return Err(ReadError::BadRequest(format!(
+                        "Object '{name}' is missing in '{}'",
+                        shown(value)
+                    )));
                 }
             }
         }
@@ -233,10 +278,17 @@ impl KindSchema {
         }
         if !kind.is_empty() && kind != self.traits.kind {
             let detail = format!("must be {}", self.traits.kind);
-            return Err(ReadError::Invalid(vec![FieldError::invalid(&Path::Root.field("kind"), kind, detail)]));
+            return Err(ReadError::Invalid(vec![FieldError::invalid(
+                &Path::Root.field("kind"),
+                kind,
+                detail,
+            )]));
         }
         if let Value::Object(object) = value {
-            object.insert("apiVersion".to_owned(), Value::from(self.api_version.as_str()));
+            object.insert(
+                "apiVersion".to_owned(),
+                Value::from(self.api_version.as_str()),
+            );
             object.insert("kind".to_owned(), Value::from(self.traits.kind.as_str()));
         }
         Ok(())
@@ -255,22 +307,38 @@ impl KindSchema {
     /// Decides whether a new object, complete with what the server sets, may be stored.
     pub fn admit_create(&self, mut value: Value) -> Result<Admitted, Vec<FieldError>> {
         let warnings = normalize(&mut value);
-        let mut errors =
-            metadata::validate_create(metadata_of(&value), self.traits.name_rule, self.traits.namespaced);
+        let mut errors = metadata::validate_create(
+            metadata_of(&value),
+            self.traits.name_rule,
+            self.traits.namespaced,
+        );
         self.validate(&value, None, &mut errors);
-        if errors.is_empty() { Ok(Admitted { value, warnings }) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(Admitted { value, warnings })
+        } else {
+            Err(errors)
+        }
     }
 
     /// Decides whether a changed object may be stored. The registry has already put back what this
     /// `part` may not change; errors in what did not change are not reported.
-    pub fn admit_update(&self, mut value: Value, old: &Value, part: Part) -> Result<Admitted, Vec<FieldError>> {
+    pub fn admit_update(
+        &self,
+        mut value: Value,
+        old: &Value,
+        part: Part,
+    ) -> Result<Admitted, Vec<FieldError>> {
         let warnings = match part {
             Part::Main => normalize(&mut value),
             Part::Status => Vec::new(),
         };
         let mut errors = metadata::validate_update(metadata_of(&value), metadata_of(old));
         self.validate(&value, Some(old), &mut errors);
-        if errors.is_empty() { Ok(Admitted { value, warnings }) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(Admitted { value, warnings })
+        } else {
+            Err(errors)
+        }
     }
 
     fn validate(&self, value: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
@@ -295,18 +363,28 @@ impl KindSchema {
     pub fn is_selectable(&self, field: &str) -> bool {
         field == "metadata.name"
             || (field == "metadata.namespace" && self.traits.namespaced)
-            || self.selectable_fields.iter().any(|selectable| &*selectable.name == field)
+            || self
+                .selectable_fields
+                .iter()
+                .any(|selectable| &*selectable.name == field)
     }
 }
 
 static NO_METADATA: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
 
 fn metadata_of(value: &Value) -> &Map<String, Value> {
-    value.get("metadata").and_then(Value::as_object).unwrap_or(&NO_METADATA)
+    value
+        .get("metadata")
+        .and_then(Value::as_object)
+        .unwrap_or(&NO_METADATA)
 }
 
 fn normalize(value: &mut Value) -> Vec<String> {
-    value.get_mut("metadata").and_then(Value::as_object_mut).map(metadata::normalize).unwrap_or_default()
+    value
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .map(metadata::normalize)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

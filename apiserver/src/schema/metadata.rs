@@ -83,7 +83,10 @@ pub fn read(object: &mut Map<String, Value>) -> Result<Vec<String>, String> {
 }
 
 fn mismatch(path: &Path<'_>, value: &Value, wanted: &str) -> String {
-    format!("json: cannot unmarshal {} into field {path} of type {wanted}", type_name(value))
+    format!(
+        "json: cannot unmarshal {} into field {path} of type {wanted}",
+        type_name(value)
+    )
 }
 
 fn fields(
@@ -112,12 +115,24 @@ fn fields(
     Ok(())
 }
 
-fn check(value: &mut Value, shape: Shape, path: &Path<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
+fn check(
+    value: &mut Value,
+    shape: Shape,
+    path: &Path<'_>,
+    unknown: &mut Vec<String>,
+) -> Result<(), String> {
     let wanted = match (shape, value) {
-        (Shape::Text, Value::String(_)) | (Shape::Flag, Value::Bool(_)) => return Ok(()),
+        // Managed fields are judged, and where they are garbage ignored, by `managed_fields`.
+        (Shape::Text, Value::String(_))
+        | (Shape::Flag, Value::Bool(_))
+        | (Shape::Managers, Value::Array(_)) => {
+            return Ok(());
+        }
         (Shape::Time, Value::String(text)) => {
             let parsed = text.parse::<jiff::Timestamp>();
-            return parsed.map(|_| ()).map_err(|_| format!("parsing time {text:?} of field {path}: not RFC 3339"));
+            return parsed
+                .map(|_| ())
+                .map_err(|_| format!("parsing time {text:?} of field {path}: not RFC 3339"));
         }
         (Shape::Integer, Value::Number(n)) if n.is_i64() => return Ok(()),
         (Shape::Texts, Value::Array(items)) => {
@@ -142,8 +157,6 @@ fn check(value: &mut Value, shape: Shape, path: &Path<'_>, unknown: &mut Vec<Str
             }
             return Ok(());
         }
-        // Managed fields are judged, and where they are garbage ignored, by `managed_fields`.
-        (Shape::Managers, Value::Array(_)) => return Ok(()),
         (shape, other) => (shape, other),
     };
     let name = match wanted.0 {
@@ -166,7 +179,13 @@ pub fn normalize(metadata: &mut Map<String, Value>) -> Vec<String> {
         let mut repeated = Vec::new();
         for owner in owners.drain(..) {
             if kept.contains(&owner) {
-                repeated.push(owner.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned());
+                repeated.push(
+                    owner
+                        .get("uid")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
             } else {
                 kept.push(owner);
             }
@@ -189,19 +208,35 @@ pub fn normalize(metadata: &mut Map<String, Value>) -> Vec<String> {
     warnings
 }
 
-const STANDARD_FINALIZERS: [&str; 4] =
-    ["kubernetes", "orphan", "foregroundDeletion", "customresourcecleanup.apiextensions.k8s.io"];
+const STANDARD_FINALIZERS: [&str; 4] = [
+    "kubernetes",
+    "orphan",
+    "foregroundDeletion",
+    "customresourcecleanup.apiextensions.k8s.io",
+];
 
 fn text<'m>(metadata: &'m Map<String, Value>, name: &str) -> &'m str {
-    metadata.get(name).and_then(Value::as_str).unwrap_or_default()
+    metadata
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn texts<'m>(metadata: &'m Map<String, Value>, name: &str) -> impl Iterator<Item = &'m str> {
-    metadata.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    metadata
+        .get(name)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
 }
 
 /// Validates the metadata of an object about to be created.
-pub fn validate_create(metadata: &Map<String, Value>, rule: NameRule, namespaced: bool) -> Vec<FieldError> {
+pub fn validate_create(
+    metadata: &Map<String, Value>,
+    rule: NameRule,
+    namespaced: bool,
+) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let path = &Path::Root.field("metadata");
     name(metadata, rule, path, &mut errors);
@@ -211,11 +246,18 @@ pub fn validate_create(metadata: &Map<String, Value>, rule: NameRule, namespaced
             errors.push(FieldError::required(&path.field("namespace"), ""));
         } else {
             for wrong in names::dns_label(namespace) {
-                errors.push(FieldError::invalid(&path.field("namespace"), namespace, wrong));
+                errors.push(FieldError::invalid(
+                    &path.field("namespace"),
+                    namespace,
+                    wrong,
+                ));
             }
         }
     } else if !namespace.is_empty() {
-        errors.push(FieldError::forbidden(&path.field("namespace"), "not allowed on this type"));
+        errors.push(FieldError::forbidden(
+            &path.field("namespace"),
+            "not allowed on this type",
+        ));
     }
     labels(metadata, path, &mut errors);
     annotations(metadata, path, &mut errors);
@@ -229,11 +271,22 @@ pub fn validate_create(metadata: &Map<String, Value>, rule: NameRule, namespaced
 pub fn validate_update(new: &Map<String, Value>, old: &Map<String, Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let path = &Path::Root.field("metadata");
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         let (now, before) = (new.get(field), old.get(field));
         if now != before {
             let now = now.cloned().unwrap_or(Value::Null);
-            errors.push(FieldError::invalid(&path.field(field), now, "field is immutable"));
+            errors.push(FieldError::invalid(
+                &path.field(field),
+                now,
+                "field is immutable",
+            ));
         }
     }
     let changed = |field: &str| new.get(field) != old.get(field);
@@ -268,10 +321,17 @@ pub fn validate_update(new: &Map<String, Value>, old: &Map<String, Value>) -> Ve
 }
 
 /// Validates an object embedded in another (`x-kubernetes-embedded-resource`).
-pub(super) fn validate_embedded(object: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate_embedded(
+    object: &Map<String, Value>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     for field in ["apiVersion", "kind"] {
         match object.get(field).and_then(Value::as_str) {
-            None | Some("") => errors.push(FieldError::required(&path.field(field), "must not be empty")),
+            None | Some("") => errors.push(FieldError::required(
+                &path.field(field),
+                "must not be empty",
+            )),
             Some(_) => {}
         }
     }
@@ -291,22 +351,39 @@ pub(super) fn validate_embedded(object: &Map<String, Value>, path: &Path<'_>, er
     }
 }
 
-fn name(metadata: &Map<String, Value>, rule: NameRule, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn name(
+    metadata: &Map<String, Value>,
+    rule: NameRule,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     let name = text(metadata, "name");
     if name.is_empty() {
-        errors.push(FieldError::required(&path.field("name"), "name or generateName is required"));
+        errors.push(FieldError::required(
+            &path.field("name"),
+            "name or generateName is required",
+        ));
         return;
     }
     let wrong = match rule {
         NameRule::Subdomain => names::dns_subdomain(name),
         NameRule::Label => names::dns_label(name),
     };
-    errors.extend(wrong.into_iter().map(|why| FieldError::invalid(&path.field("name"), name, why)));
+    errors.extend(
+        wrong
+            .into_iter()
+            .map(|why| FieldError::invalid(&path.field("name"), name, why)),
+    );
 }
 
 fn labels(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let path = &path.field("labels");
-    for (key, value) in metadata.get("labels").and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in metadata
+        .get("labels")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         for wrong in names::qualified_name(key) {
             errors.push(FieldError::invalid(path, key.as_str(), wrong));
         }
@@ -320,7 +397,12 @@ fn labels(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<Field
 fn annotations(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let path = &path.field("annotations");
     let mut total = 0;
-    for (key, value) in metadata.get("annotations").and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in metadata
+        .get("annotations")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         for wrong in names::qualified_name(&key.to_lowercase()) {
             errors.push(FieldError::invalid(path, key.as_str(), wrong));
         }
@@ -334,22 +416,38 @@ fn annotations(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<
 fn owners(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let path = &path.field("ownerReferences");
     let mut controller: Option<&str> = None;
-    let list = metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten();
+    let list = metadata
+        .get("ownerReferences")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     for (at, owner) in list.filter_map(Value::as_object).enumerate() {
         let path = &path.index(at);
         let api_version = text(owner, "apiVersion");
         let version = api_version.rsplit('/').next().unwrap_or_default();
         if version.is_empty() || api_version.matches('/').count() > 1 {
-            errors.push(FieldError::invalid(&path.field("apiVersion"), api_version, "version must not be empty"));
+            errors.push(FieldError::invalid(
+                &path.field("apiVersion"),
+                api_version,
+                "version must not be empty",
+            ));
         }
         for field in ["kind", "name", "uid"] {
             if text(owner, field).is_empty() {
-                errors.push(FieldError::invalid(&path.field(field), "", "must not be empty"));
+                errors.push(FieldError::invalid(
+                    &path.field(field),
+                    "",
+                    "must not be empty",
+                ));
             }
         }
         if text(owner, "kind") == "Event" && matches!(api_version, "v1" | "events.k8s.io/v1") {
             let detail = format!("{api_version}, Kind=Event is disallowed from being an owner");
-            errors.push(FieldError::invalid(path, Value::Object(owner.clone()), detail));
+            errors.push(FieldError::invalid(
+                path,
+                Value::Object(owner.clone()),
+                detail,
+            ));
         }
         if owner.get("controller") == Some(&Value::Bool(true)) {
             let this = text(owner, "name");
@@ -357,7 +455,11 @@ fn owners(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<Field
                 let detail = format!(
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                 );
-                errors.push(FieldError::invalid(path, Value::Object(owner.clone()), detail));
+                errors.push(FieldError::invalid(
+                    path,
+                    Value::Object(owner.clone()),
+                    detail,
+                ));
             }
             controller = Some(this);
         }
@@ -382,103 +484,4 @@ fn finalizers(metadata: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<F
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn map(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
-    fn texts_of(errors: &[FieldError]) -> Vec<String> {
-        errors.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn unknown_keys_are_dropped_and_named_and_nulls_go_away() {
-        let mut object = map(json!({"metadata": {"name": "a", "bogus": 1, "creationTimestamp": null,
-            "ownerReferences": [{"uid": "u", "odd": true}]}}));
-        assert_eq!(read(&mut object).unwrap(), ["metadata.bogus", "metadata.ownerReferences[0].odd"]);
-        assert_eq!(object["metadata"], json!({"name": "a", "ownerReferences": [{"uid": "u"}]}));
-        let mut none = map(json!({}));
-        assert_eq!(read(&mut none).unwrap(), Vec::<String>::new());
-        assert_eq!(none["metadata"], json!({}));
-    }
-
-    #[test]
-    fn wrong_types_are_refused() {
-        for (metadata, wanted) in [
-            (json!(1), "json: cannot unmarshal integer into field metadata of type object"),
-            (json!({"name": 1}), "json: cannot unmarshal integer into field metadata.name of type string"),
-            (json!({"labels": []}), "json: cannot unmarshal array into field metadata.labels of type object"),
-            (json!({"labels": {"a": 1}}), "json: cannot unmarshal integer into field metadata.labels.a of type string"),
-            (json!({"finalizers": ["a", {}]}), "json: cannot unmarshal object into field metadata.finalizers[1] of type string"),
-            (json!({"ownerReferences": [{"controller": "x"}]}), "json: cannot unmarshal string into field metadata.ownerReferences[0].controller of type boolean"),
-            (json!({"creationTimestamp": "yesterday"}), "parsing time \"yesterday\" of field metadata.creationTimestamp: not RFC 3339"),
-        ] {
-            let mut object = map(json!({ "metadata": metadata }));
-            assert_eq!(read(&mut object).unwrap_err(), wanted);
-        }
-    }
-
-    #[test]
-    fn created_metadata_must_follow_the_rules() {
-        let good = json!({"name": "a.b", "namespace": "n", "labels": {"gctl.dev/a": ""}, "annotations": {"A.b/C": "any text"},
-            "finalizers": ["gctl.dev/release"], "ownerReferences": [{"apiVersion": "gctl.dev/v1", "kind": "Job", "name": "x", "uid": "u", "controller": true}]});
-        assert_eq!(validate_create(&map(good), NameRule::Subdomain, true), []);
-        for (metadata, wanted) in [
-            (json!({"namespace": "n"}), "metadata.name: Required value: name or generateName is required"),
-            (json!({"name": "A", "namespace": "n"}), "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must"),
-            (json!({"name": "a"}), "metadata.namespace: Required value"),
-            (json!({"name": "a", "namespace": "n", "labels": {"a b": "c"}}), "metadata.labels: Invalid value: \"a b\": name part must"),
-            (json!({"name": "a", "namespace": "n", "labels": {"a": "b c"}}), "metadata.labels: Invalid value: \"b c\": a valid label must"),
-            (json!({"name": "a", "namespace": "n", "annotations": {"a": "x".repeat(ANNOTATIONS_MAX)}}), "metadata.annotations: Too long: may not be more than 262144 bytes"),
-            (json!({"name": "a", "namespace": "n", "ownerReferences": [{"apiVersion": "v1/", "kind": "K", "name": "n", "uid": "u"}]}),
-                "metadata.ownerReferences[0].apiVersion: Invalid value: \"v1/\": version must not be empty"),
-            (json!({"name": "a", "namespace": "n", "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n"}]}),
-                "metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty"),
-            (json!({"name": "a", "namespace": "n", "finalizers": ["a b"]}), "metadata.finalizers: Invalid value: \"a b\": name part"),
-            (json!({"name": "a", "namespace": "n", "finalizers": ["orphan", "foregroundDeletion"]}),
-                "metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set"),
-        ] {
-            let errors = texts_of(&validate_create(&map(metadata), NameRule::Subdomain, true));
-            assert_eq!(errors.len(), 1, "{errors:?}");
-            assert!(errors[0].starts_with(wanted), "{errors:?}");
-        }
-        let two = json!({"name": "a", "ownerReferences": [
-            {"apiVersion": "v1", "kind": "K", "name": "x", "uid": "1", "controller": true},
-            {"apiVersion": "v1", "kind": "Event", "name": "y", "uid": "2", "controller": true}]});
-        let errors = texts_of(&validate_create(&map(two), NameRule::Label, false));
-        assert!(errors[0].contains("v1, Kind=Event is disallowed from being an owner"), "{errors:?}");
-        assert!(errors[1].contains("Only one reference can have Controller set to true"), "{errors:?}");
-    }
-
-    #[test]
-    fn updates_may_not_touch_identity_nor_add_finalizers_to_a_dying_object() {
-        let old = map(json!({"name": "a", "uid": "1", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a/b"], "labels": {"bad key": "kept"}}));
-        let mut new = old.clone();
-        new.insert("uid".to_owned(), json!("2"));
-        new.insert("finalizers".to_owned(), json!(["a/b", "c/d"]));
-        assert_eq!(
-            texts_of(&validate_update(&new, &old)),
-            [
-                "metadata.uid: Invalid value: \"2\": field is immutable",
-                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}",
-            ]
-        );
-        new = old.clone();
-        new.insert("finalizers".to_owned(), json!([]));
-        assert_eq!(validate_update(&new, &old), []);
-    }
-
-    #[test]
-    fn repeated_owners_are_removed_with_a_warning() {
-        let owner = json!({"apiVersion": "v1", "kind": "K", "name": "x", "uid": "1"});
-        let mut metadata = map(json!({"ownerReferences": [owner, owner], "finalizers": ["plain", "gctl.dev/x", "orphan"]}));
-        let warnings = normalize(&mut metadata);
-        assert_eq!(metadata["ownerReferences"], json!([owner]));
-        assert!(warnings[0].contains("duplicate UID(s) observed: 1"), "{warnings:?}");
-        assert!(warnings[1].starts_with("metadata.finalizers: \"plain\": prefer a domain-qualified"), "{warnings:?}");
-        assert_eq!(warnings.len(), 2);
-    }
-}
+mod tests;

@@ -25,4 +25,6 @@ pub mod validate;
 pub mod yaml;
 
 pub use field_error::{Cause, FieldError, FieldErrorKind};
-pub use kind::{Admitted, FieldValidation, KindSchema, KindTraits, Part, Read, ReadError, SelectableField};
+pub use kind::{
+    Admitted, FieldValidation, KindSchema, KindTraits, Part, Read, ReadError, SelectableField,
+};

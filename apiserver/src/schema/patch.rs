@@ -30,9 +30,13 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if count > OPERATIONS_MAX {
         return Err(PatchError::TooManyOperations(count));
     }
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|why| PatchError::Undecodable(why.to_string()))?;
-    if !patch.0.iter().any(|operation| matches!(operation, json_patch::PatchOperation::Copy(_))) {
+    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|why| PatchError::Undecodable(why.to_string()))?;
+    if !patch
+        .0
+        .iter()
+        .any(|operation| matches!(operation, json_patch::PatchOperation::Copy(_)))
+    {
         return json_patch::patch(target, &patch.0).map_err(PatchError::DoesNotApply);
     }
     // Copies can double the object again and again, so its growth is watched one by one.
@@ -46,7 +50,8 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 return Err(PatchError::TooLarge);
             }
         }
-        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(PatchError::DoesNotApply)?;
+        json_patch::patch(&mut patched, std::slice::from_ref(operation))
+            .map_err(PatchError::DoesNotApply)?;
     }
     *target = patched;
     Ok(())
@@ -57,7 +62,12 @@ fn weight(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
         Value::Array(items) => 2 + items.iter().map(|item| 1 + weight(item)).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(key, value)| key.len() + 4 + weight(value)).sum::<usize>(),
+        Value::Object(map) => {
+            2 + map
+                .iter()
+                .map(|(key, value)| key.len() + 4 + weight(value))
+                .sum::<usize>()
+        }
         _ => 8,
     }
 }
@@ -91,7 +101,9 @@ const DELETE: &str = "$deleteFromPrimitiveList/";
 /// Applies a strategic merge patch as the built-in kinds define it; on an error `target` may be half done.
 pub fn strategic(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Value::Object(patch) = patch else {
-        return Err(PatchError::Undecodable("a strategic merge patch must be an object".to_owned()));
+        return Err(PatchError::Undecodable(
+            "a strategic merge patch must be an object".to_owned(),
+        ));
     };
     if !target.is_object() {
         *target = Value::Object(Map::new());
@@ -102,8 +114,14 @@ pub fn strategic(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
 }
 
-fn strategic_map(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), PatchError> {
-    match patch.get("$patch").map(|directive| directive.as_str().unwrap_or_default()) {
+fn strategic_map(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<(), PatchError> {
+    match patch
+        .get("$patch")
+        .map(|directive| directive.as_str().unwrap_or_default())
+    {
         Some("replace") => {
             target.clear();
             for (name, value) in patch.iter().filter(|(name, _)| !name.starts_with('$')) {
@@ -116,11 +134,17 @@ fn strategic_map(target: &mut Map<String, Value>, patch: &Map<String, Value>) ->
             return Ok(());
         }
         None | Some("merge") => {}
-        Some(other) => return Err(PatchError::Undecodable(format!("Unknown patch type: {other}"))),
+        Some(other) => {
+            return Err(PatchError::Undecodable(format!(
+                "Unknown patch type: {other}"
+            )));
+        }
     }
     if let Some(kept) = patch.get("$retainKeys") {
         let Some(kept) = kept.as_array() else {
-            return Err(PatchError::Undecodable("$retainKeys must be a list".to_owned()));
+            return Err(PatchError::Undecodable(
+                "$retainKeys must be a list".to_owned(),
+            ));
         };
         target.retain(|name, _| kept.iter().any(|key| key.as_str() == Some(name)));
     }
@@ -144,7 +168,11 @@ fn strategic_map(target: &mut Map<String, Value>, patch: &Map<String, Value>) ->
     Ok(())
 }
 
-fn strategic_field(target: &mut Map<String, Value>, name: &str, value: &Value) -> Result<(), PatchError> {
+fn strategic_field(
+    target: &mut Map<String, Value>,
+    name: &str,
+    value: &Value,
+) -> Result<(), PatchError> {
     match value {
         Value::Null => {
             target.remove(name);
@@ -165,7 +193,11 @@ fn strategic_field(target: &mut Map<String, Value>, name: &str, value: &Value) -
         }
         Value::Array(patch) => match list_rule(name) {
             None => {
-                let plain = patch.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
+                let plain = patch
+                    .iter()
+                    .filter(|item| item.get("$patch").is_none())
+                    .cloned()
+                    .collect();
                 target.insert(name.to_owned(), Value::Array(plain));
             }
             Some(rule) => {
@@ -185,7 +217,11 @@ fn strategic_field(target: &mut Map<String, Value>, name: &str, value: &Value) -
     Ok(())
 }
 
-fn strategic_list(items: &mut Vec<Value>, patch: &[Value], rule: &ListRule) -> Result<(), PatchError> {
+fn strategic_list(
+    items: &mut Vec<Value>,
+    patch: &[Value],
+    rule: &ListRule,
+) -> Result<(), PatchError> {
     let ListRule::Keyed(key) = rule else {
         for item in patch {
             if !items.contains(item) {
@@ -194,15 +230,26 @@ fn strategic_list(items: &mut Vec<Value>, patch: &[Value], rule: &ListRule) -> R
         }
         return Ok(());
     };
-    if patch.iter().any(|item| item.get("$patch").and_then(Value::as_str) == Some("replace")) {
-        *items = patch.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
+    if patch
+        .iter()
+        .any(|item| item.get("$patch").and_then(Value::as_str) == Some("replace"))
+    {
+        *items = patch
+            .iter()
+            .filter(|item| item.get("$patch").is_none())
+            .cloned()
+            .collect();
         return Ok(());
     }
     for item in patch {
         let (Some(identity), Some(fields)) = (item.get(*key), item.as_object()) else {
-            return Err(PatchError::Undecodable(format!("map: {item} does not contain declared merge key: {key}")));
+            return Err(PatchError::Undecodable(format!(
+                "map: {item} does not contain declared merge key: {key}"
+            )));
         };
-        let at = items.iter().position(|existing| existing.get(*key) == Some(identity));
+        let at = items
+            .iter()
+            .position(|existing| existing.get(*key) == Some(identity));
         let deletes = fields.get("$patch").and_then(Value::as_str) == Some("delete");
         match at {
             Some(at) if deletes => drop(items.remove(at)),
@@ -225,7 +272,9 @@ fn strategic_list(items: &mut Vec<Value>, patch: &[Value], rule: &ListRule) -> R
 fn arrange(items: &mut [Value], order: &[Value], rule: Option<ListRule>) {
     let place = |item: &Value| {
         let found = order.iter().position(|wanted| match &rule {
-            Some(ListRule::Keyed(key)) => item.get(*key).is_some() && item.get(*key) == wanted.get(*key),
+            Some(ListRule::Keyed(key)) => {
+                item.get(*key).is_some() && item.get(*key) == wanted.get(*key)
+            }
             _ => item == wanted,
         });
         found.unwrap_or(order.len())
@@ -245,27 +294,50 @@ mod tests {
             {"op": "add", "path": "/metadata/labels/b", "value": "2"}, {"op": "add", "path": "/l/-", "value": 2},
             {"op": "copy", "from": "/l", "path": "/m"}]);
         json(&mut value, &patch).unwrap();
-        assert_eq!(value, json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "l": [1, 2], "m": [1, 2]}));
+        assert_eq!(
+            value,
+            json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "l": [1, 2], "m": [1, 2]})
+        );
         let before = value.clone();
         for bad in [
             json!([{"op": "remove", "path": "/l"}, {"op": "test", "path": "/m/0", "value": 9}]),
             json!([{"op": "add", "path": "/none/x", "value": 1}]),
             json!([{"op": "copy", "from": "/l", "path": "/x"}, {"op": "remove", "path": "/none"}]),
         ] {
-            assert!(matches!(json(&mut value, &bad), Err(PatchError::DoesNotApply(_))), "{bad}");
+            assert!(
+                matches!(json(&mut value, &bad), Err(PatchError::DoesNotApply(_))),
+                "{bad}"
+            );
             assert_eq!(value, before);
         }
-        for bad in [json!({}), json!([{"op": "jump", "path": "/"}]), json!([1]), json!("x")] {
-            assert!(matches!(json(&mut value, &bad), Err(PatchError::Undecodable(_))), "{bad}");
+        for bad in [
+            json!({}),
+            json!([{"op": "jump", "path": "/"}]),
+            json!([1]),
+            json!("x"),
+        ] {
+            assert!(
+                matches!(json(&mut value, &bad), Err(PatchError::Undecodable(_))),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn json_patches_are_limited() {
-        let many: Vec<Value> = vec![json!({"op": "test", "path": "", "value": {}}); OPERATIONS_MAX + 1];
-        assert!(matches!(json(&mut json!({}), &json!(many)), Err(PatchError::TooManyOperations(10_001))));
-        let bomb: Vec<Value> = (0..40).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
-        assert!(matches!(json(&mut json!({"a": ["xxxxxxxxxx"]}), &json!(bomb)), Err(PatchError::TooLarge)));
+        let many: Vec<Value> =
+            vec![json!({"op": "test", "path": "", "value": {}}); OPERATIONS_MAX + 1];
+        assert!(matches!(
+            json(&mut json!({}), &json!(many)),
+            Err(PatchError::TooManyOperations(10_001))
+        ));
+        let bomb: Vec<Value> = (0..40)
+            .map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"}))
+            .collect();
+        assert!(matches!(
+            json(&mut json!({"a": ["xxxxxxxxxx"]}), &json!(bomb)),
+            Err(PatchError::TooLarge)
+        ));
     }
 
     #[test]
@@ -304,18 +376,45 @@ mod tests {
                 json!({"m": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["b", "c"]}}),
                 json!({"m": {"finalizers": ["b", "c"]}}),
             ),
-            (json!({"d": {"a": 1}}), json!({"d": {"$patch": "replace", "b": 2}}), json!({"d": {"b": 2}})),
-            (json!({"d": {"a": 1}}), json!({"d": {"$patch": "delete"}}), json!({})),
-            (json!({"d": {"a": 1, "b": 2}}), json!({"d": {"$retainKeys": ["b"], "b": 3}}), json!({"d": {"b": 3}})),
+            (
+                json!({"d": {"a": 1}}),
+                json!({"d": {"$patch": "replace", "b": 2}}),
+                json!({"d": {"b": 2}}),
+            ),
+            (
+                json!({"d": {"a": 1}}),
+                json!({"d": {"$patch": "delete"}}),
+                json!({}),
+            ),
+            (
+                json!({"d": {"a": 1, "b": 2}}),
+                json!({"d": {"$retainKeys": ["b"], "b": 3}}),
+                json!({"d": {"b": 3}}),
+            ),
             (json!({"l": [1, 2]}), json!({"l": [3]}), json!({"l": [3]})),
-            (json!({}), json!({"data": {"k": "v", "$patch": "merge"}}), json!({"data": {"k": "v"}})),
+            (
+                json!({}),
+                json!({"data": {"k": "v", "$patch": "merge"}}),
+                json!({"data": {"k": "v"}}),
+            ),
         ] {
             let mut patched = value.clone();
             strategic(&mut patched, &patch).unwrap();
             assert_eq!(patched, wanted, "{patch}");
         }
-        for bad in [json!([]), json!({"$patch": "jump"}), json!({"conditions": [{"status": "True"}]}), json!({"$retainKeys": 1})] {
-            assert!(matches!(strategic(&mut json!({}), &bad), Err(PatchError::Undecodable(_))), "{bad}");
+        for bad in [
+            json!([]),
+            json!({"$patch": "jump"}),
+            json!({"conditions": [{"status": "True"}]}),
+            json!({"$retainKeys": 1}),
+        ] {
+            assert!(
+                matches!(
+                    strategic(&mut json!({}), &bad),
+                    Err(PatchError::Undecodable(_))
+                ),
+                "{bad}"
+            );
         }
     }
 }

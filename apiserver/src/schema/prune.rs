@@ -17,7 +17,13 @@ pub fn prune(value: &mut Value, schema: &Schema) -> Vec<String> {
     unknown
 }
 
-fn node(value: &mut Value, schema: &Schema, root: bool, path: &Path<'_>, unknown: &mut Vec<String>) {
+fn node(
+    value: &mut Value,
+    schema: &Schema,
+    root: bool,
+    path: &Path<'_>,
+    unknown: &mut Vec<String>,
+) {
     match value {
         Value::Object(map) => object(map, schema, root || schema.embedded, path, unknown),
         Value::Array(items) => {
@@ -94,17 +100,31 @@ mod tests {
             "free": {"q": {"r": 1}, "known": {"a": "x", "b": 1}}, "strings": {"k": "v"}, "foo": {"bar": 1}}});
         let mut unknown = prune(&mut value, &schema);
         unknown.sort();
-        assert_eq!(unknown, ["extra", "spec.foo", "spec.free.known.b", "spec.list[0].x", "spec.map.k.w"]);
-        assert_eq!(value, json!({"apiVersion": "a", "kind": "b", "metadata": {"odd": 1}, "spec": {
+        assert_eq!(
+            unknown,
+            [
+                "extra",
+                "spec.foo",
+                "spec.free.known.b",
+                "spec.list[0].x",
+                "spec.map.k.w"
+            ]
+        );
+        assert_eq!(
+            value,
+            json!({"apiVersion": "a", "kind": "b", "metadata": {"odd": 1}, "spec": {
             "list": [{"y": "a"}], "map": {"k": {"z": "a"}}, "any": {"deep": {"er": 1}},
-            "free": {"q": {"r": 1}, "known": {"a": "x"}}, "strings": {"k": "v"}}}));
+            "free": {"q": {"r": 1}, "known": {"a": "x"}}, "strings": {"k": "v"}}})
+        );
         assert_eq!(prune(&mut value, &schema), Vec::<String>::new());
     }
 
     #[test]
     fn embedded_objects_keep_their_type_and_metadata() {
-        let schema = schema(json!({"t": {"type": "object", "x-kubernetes-embedded-resource": true,
-            "properties": {"spec": {"type": "object"}}}}));
+        let schema = schema(
+            json!({"t": {"type": "object", "x-kubernetes-embedded-resource": true,
+            "properties": {"spec": {"type": "object"}}}}),
+        );
         let mut value = json!({"t": {"apiVersion": "v1", "kind": "X", "metadata": {"name": "a"}, "spec": {}, "odd": 1}});
         assert_eq!(prune(&mut value, &schema), ["t.odd"]);
         assert_eq!(value["t"]["metadata"]["name"], "a");

@@ -22,7 +22,9 @@ pub struct Validator {
 impl Validator {
     /// Compiles the value checks of `openAPIV3Schema`.
     pub(super) fn compile(raw: &Value) -> Result<Self, String> {
-        Ok(Self { engine: Engine::compile(raw)? })
+        Ok(Self {
+            engine: Engine::compile(raw)?,
+        })
     }
 
     /// Every breach in `new`; on an update, those in parts that `old` already had are left out.
@@ -59,21 +61,24 @@ pub(super) fn fits(schema: &Schema, value: &Value) -> Option<bool> {
         return Some(false);
     }
     let mut sure = true;
-    let mut hold = |answer: Option<bool>| match answer {
-        Some(holds) => holds,
-        None => {
-            sure = false;
-            true
-        }
+    let mut hold = |answer: Option<bool>| {
+        sure &= answer.is_some();
+        answer.unwrap_or(true)
     };
     let checks = &schema.checks;
-    let held = checks.allowed.as_ref().is_none_or(|allowed| hold(one_of_these(allowed, value)))
+    let held = checks
+        .allowed
+        .as_ref()
+        .is_none_or(|allowed| hold(one_of_these(allowed, value)))
         && match value {
             Value::Object(map) => fields_fit(schema, map, &mut hold),
             Value::Array(items) => {
                 between(items.len(), checks.min_items, checks.max_items)
                     && (!checks.unique_items || hold(None))
-                    && schema.items.as_deref().is_none_or(|item| items.iter().all(|value| hold(fits(item, value))))
+                    && schema
+                        .items
+                        .as_deref()
+                        .is_none_or(|item| items.iter().all(|value| hold(fits(item, value))))
             }
             Value::String(text) => text_fits(checks, text),
             Value::Number(number) => hold(number_fits(checks, number)),
@@ -86,9 +91,16 @@ pub(super) fn fits(schema: &Schema, value: &Value) -> Option<bool> {
     sure.then_some(true)
 }
 
-fn fields_fit(schema: &Schema, map: &Map<String, Value>, hold: &mut impl FnMut(Option<bool>) -> bool) -> bool {
-    if !between(map.len(), schema.checks.min_properties, schema.checks.max_properties)
-        || !schema.required.iter().all(|name| map.contains_key(name))
+fn fields_fit(
+    schema: &Schema,
+    map: &Map<String, Value>,
+    hold: &mut impl FnMut(Option<bool>) -> bool,
+) -> bool {
+    if !between(
+        map.len(),
+        schema.checks.min_properties,
+        schema.checks.max_properties,
+    ) || !schema.required.iter().all(|name| map.contains_key(name))
     {
         return false;
     }
@@ -100,30 +112,57 @@ fn fields_fit(schema: &Schema, map: &Map<String, Value>, hold: &mut impl FnMut(O
         return true;
     }
     map.iter().all(|(name, value)| {
-        schema.properties.get(name).or(additional).is_none_or(|field| hold(fits(field, value)))
+        schema
+            .properties
+            .get(name)
+            .or(additional)
+            .is_none_or(|field| hold(fits(field, value)))
     })
 }
 
-fn junctors_fit(checks: &Checks, value: &Value, hold: &mut impl FnMut(Option<bool>) -> bool) -> bool {
+fn junctors_fit(
+    checks: &Checks,
+    value: &Value,
+    hold: &mut impl FnMut(Option<bool>) -> bool,
+) -> bool {
     if !checks.all_of.iter().all(|schema| hold(fits(schema, value))) {
         return false;
     }
     if !checks.any_of.is_empty() {
-        let answers: Vec<Option<bool>> = checks.any_of.iter().map(|schema| fits(schema, value)).collect();
-        if !answers.contains(&Some(true)) && !(answers.contains(&None) && hold(None)) {
-            return false;
+        let answers: Vec<Option<bool>> = checks
+            .any_of
+            .iter()
+            .map(|schema| fits(schema, value))
+            .collect();
+        if !answers.contains(&Some(true)) {
+            if !answers.contains(&None) {
+                return false;
+            }
+            hold(None);
         }
     }
     if !checks.one_of.is_empty() {
-        let answers: Vec<Option<bool>> = checks.one_of.iter().map(|schema| fits(schema, value)).collect();
+        let answers: Vec<Option<bool>> = checks
+            .one_of
+            .iter()
+            .map(|schema| fits(schema, value))
+            .collect();
         if answers.contains(&None) {
             return hold(None);
         }
-        if answers.iter().filter(|answer| **answer == Some(true)).count() != 1 {
+        if answers
+            .iter()
+            .filter(|answer| **answer == Some(true))
+            .count()
+            != 1
+        {
             return false;
         }
     }
-    checks.not.as_deref().is_none_or(|schema| hold(fits(schema, value).map(|holds| !holds)))
+    checks
+        .not
+        .as_deref()
+        .is_none_or(|schema| hold(fits(schema, value).map(|holds| !holds)))
 }
 
 /// Equality as JSON Schema has it where that is plain; numbers that differ in kind are not sure.
@@ -131,7 +170,11 @@ fn one_of_these(allowed: &[Value], value: &Value) -> Option<bool> {
     if allowed.contains(value) {
         return Some(true);
     }
-    if value.is_string() || value.is_boolean() || value.is_null() { Some(false) } else { None }
+    if value.is_string() || value.is_boolean() || value.is_null() {
+        Some(false)
+    } else {
+        None
+    }
 }
 
 fn between(len: usize, min: Option<u64>, max: Option<u64>) -> bool {
@@ -141,12 +184,19 @@ fn between(len: usize, min: Option<u64>, max: Option<u64>) -> bool {
 
 fn text_fits(checks: &Checks, text: &str) -> bool {
     if checks.min_length.is_some() || checks.max_length.is_some() {
-        let runes = if text.is_ascii() { text.len() } else { text.chars().count() };
+        let runes = if text.is_ascii() {
+            text.len()
+        } else {
+            text.chars().count()
+        };
         if !between(runes, checks.min_length, checks.max_length) {
             return false;
         }
     }
-    checks.pattern.as_ref().is_none_or(|pattern| pattern.is_match(text))
+    checks
+        .pattern
+        .as_ref()
+        .is_none_or(|pattern| pattern.is_match(text))
         && checks.format.is_none_or(|format| (format.holds)(text))
 }
 
@@ -161,14 +211,28 @@ fn number_fits(checks: &Checks, number: &Number) -> Option<bool> {
     if value.abs() >= EXACT || checks.multiple_of.is_some() {
         return None;
     }
-    let above = |bound: Bound| if bound.exclusive { value > bound.limit } else { value >= bound.limit };
-    let below = |bound: Bound| if bound.exclusive { value < bound.limit } else { value <= bound.limit };
+    let above = |bound: Bound| {
+        if bound.exclusive {
+            value > bound.limit
+        } else {
+            value >= bound.limit
+        }
+    };
+    let below = |bound: Bound| {
+        if bound.exclusive {
+            value < bound.limit
+        } else {
+            value <= bound.limit
+        }
+    };
     Some(checks.minimum.is_none_or(above) && checks.maximum.is_none_or(below))
 }
 
 fn is_integer(value: &Value) -> bool {
     match value {
-        Value::Number(n) => n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0),
+        Value::Number(n) => {
+            n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0)
+        }
         _ => false,
     }
 }
@@ -184,7 +248,9 @@ fn unchanged(schema: &Schema, new: &Value, old: &Value, at: &[Step]) -> bool {
     };
     match step {
         Step::Field(name) => {
-            let (Some(new), Some(old), Some(field)) = (new.get(name), old.get(name), schema.field(name)) else {
+            let (Some(new), Some(old), Some(field)) =
+                (new.get(name), old.get(name), schema.field(name))
+            else {
                 return false;
             };
             unchanged(field, new, old, rest)
@@ -207,11 +273,19 @@ fn schema_of_keyed_items(schema: &Schema) -> Option<(&Schema, &[String])> {
 
 /// The item of `old` with the same keys, if `old` is a list that has one.
 pub(super) fn counterpart<'v>(keys: &[String], item: &Value, old: &'v Value) -> Option<&'v Value> {
-    old.as_array()?.iter().find(|candidate| keys.iter().all(|key| candidate.get(key) == item.get(key)))
+    old.as_array()?
+        .iter()
+        .find(|candidate| keys.iter().all(|key| candidate.get(key) == item.get(key)))
 }
 
 /// Checks what the value checks cannot say: duplicates in sets and keyed lists, and embedded objects.
-fn lists(schema: &Schema, new: &Value, old: Option<&Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn lists(
+    schema: &Schema,
+    new: &Value,
+    old: Option<&Value>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     if !schema.lists_below || old == Some(new) {
         return;
     }
@@ -260,7 +334,9 @@ fn duplicates(schema: &Schema, items: &[Value], path: &Path<'_>, errors: &mut Ve
         ListType::Map(keys) => {
             let mut seen = BTreeSet::new();
             for (at, item) in items.iter().enumerate() {
-                let Some(map) = item.as_object() else { continue };
+                let Some(map) = item.as_object() else {
+                    continue;
+                };
                 let mut identity = Map::new();
                 for key in keys {
                     if let Some(value) = map.get(key) {

@@ -29,7 +29,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let value = Node::root(&budget)
         .deserialize(serde_yaml::Deserializer::from_slice(bytes))
         .map_err(|why| DecodeError::Yaml(why.to_string()))?;
-    Ok(Decoded { value, duplicates: budget.duplicates.into_inner() })
+    Ok(Decoded {
+        value,
+        duplicates: budget.duplicates.into_inner(),
+    })
 }
 
 /// Reads every document of a file (`---` between them); empty documents are left out.
@@ -38,10 +41,14 @@ pub fn decode_documents(text: &str) -> Result<Vec<Decoded>, DecodeError> {
     let mut documents = Vec::new();
     for document in serde_yaml::Deserializer::from_str(text) {
         let budget = budget(text.as_bytes());
-        let value =
-            Node::root(&budget).deserialize(document).map_err(|why| DecodeError::Yaml(why.to_string()))?;
+        let value = Node::root(&budget)
+            .deserialize(document)
+            .map_err(|why| DecodeError::Yaml(why.to_string()))?;
         if !value.is_null() {
-            documents.push(Decoded { value, duplicates: budget.duplicates.into_inner() });
+            documents.push(Decoded {
+                value,
+                duplicates: budget.duplicates.into_inner(),
+            });
         }
     }
     Ok(documents)
@@ -75,7 +82,10 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "X", "spec": {"n": 1, "f": 1.5, "on": true, "s": "1",
                 "none": null, "1": "one", "list": ["a", {"b": "c"}]}})
         );
-        assert_eq!(decode(b" {\"a\": [1, 2]}").unwrap().value, json!({"a": [1, 2]}));
+        assert_eq!(
+            decode(b" {\"a\": [1, 2]}").unwrap().value,
+            json!({"a": [1, 2]})
+        );
         assert_eq!(decode(b"{a: [1, 2]}").unwrap().value, json!({"a": [1, 2]}));
     }
 
@@ -88,15 +98,29 @@ mod tests {
 
     #[test]
     fn aliases_work_but_a_bomb_is_refused_before_it_expands() {
-        assert_eq!(decode(b"a: &x [1, 2]\nb: *x\n").unwrap().value, json!({"a": [1, 2], "b": [1, 2]}));
+        assert_eq!(
+            decode(b"a: &x [1, 2]\nb: *x\n").unwrap().value,
+            json!({"a": [1, 2], "b": [1, 2]})
+        );
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..30 {
             let before = format!("*a{}", level - 1);
-            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [before.as_str(); 10].join(", ")));
+            let line = format!(
+                "a{level}: &a{level} [{}]\n",
+                [before.as_str(); 10].join(", ")
+            );
+            bomb.push_str(&line);
         }
         let why = decode(bomb.as_bytes()).unwrap_err().to_string();
-        assert!(why.contains("excessive aliasing") || why.contains("repetition limit"), "{why}");
-        let wide = format!("a: &a {}\nb:\n{}", "x".repeat(100_000), "- *a\n".repeat(100_000));
+        assert!(
+            why.contains("excessive aliasing") || why.contains("repetition limit"),
+            "{why}"
+        );
+        let wide = format!(
+            "a: &a {}\nb:\n{}",
+            "x".repeat(100_000),
+            "- *a\n".repeat(100_000)
+        );
         let why = decode(wide.as_bytes()).unwrap_err().to_string();
         assert!(why.contains("excessive aliasing"), "{why}");
     }
@@ -105,9 +129,16 @@ mod tests {
     fn deep_nesting_is_refused_without_harm() {
         let mut block = String::new();
         for level in 0..1_000 {
-            block.push_str(&format!("{}a:\n", " ".repeat(level)));
+            block.push_str(&" ".repeat(level));
+            block.push_str("a:\n");
         }
-        for text in [block, "[".repeat(1_000), "{a: ".repeat(1_000), "- ".repeat(10_000), "[".repeat(3 << 20)] {
+        for text in [
+            block,
+            "[".repeat(1_000),
+            "{a: ".repeat(1_000),
+            "- ".repeat(10_000),
+            "[".repeat(3 << 20),
+        ] {
             assert!(decode(text.as_bytes()).is_err());
         }
         let fine = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
@@ -116,9 +147,20 @@ mod tests {
 
     #[test]
     fn malformed_yaml_is_refused_with_a_reason() {
-        for text in [&b"a: b: c"[..], b"\xff\xfe\x00", b"a: *missing", b"a: !tag x", b"a: .nan", b"a: 1\n---\nb: 2\n", b"\t- a"] {
+        for text in [
+            &b"a: b: c"[..],
+            b"\xff\xfe\x00",
+            b"a: *missing",
+            b"a: !tag x",
+            b"a: .nan",
+            b"a: 1\n---\nb: 2\n",
+            b"\t- a",
+        ] {
             let why = decode(text).unwrap_err().to_string();
-            assert!(why.starts_with("error converting YAML to JSON: yaml: "), "{why}");
+            assert!(
+                why.starts_with("error converting YAML to JSON: yaml: "),
+                "{why}"
+            );
         }
     }
 

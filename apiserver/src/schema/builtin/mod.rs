@@ -62,7 +62,14 @@ const ROWS: [Row; 7] = [
         namespaced: true,
         status: false,
         name_rule: NameRule::Subdomain,
-        selectable: &[".regarding.kind", ".regarding.namespace", ".regarding.name", ".regarding.uid", ".reason", ".type"],
+        selectable: &[
+            ".regarding.kind",
+            ".regarding.namespace",
+            ".regarding.name",
+            ".regarding.uid",
+            ".reason",
+            ".type",
+        ],
         schema: include_str!("event.yaml"),
     },
     Row {
@@ -113,7 +120,8 @@ struct Compiled {
     open_api: Value,
 }
 
-static COMPILED: LazyLock<Vec<Compiled>> = LazyLock::new(|| ROWS.iter().filter_map(compile).collect());
+static COMPILED: LazyLock<Vec<Compiled>> =
+    LazyLock::new(|| ROWS.iter().filter_map(compile).collect());
 
 /// The data is part of the program and a test holds that all of it compiles.
 fn compile(row: &'static Row) -> Option<Compiled> {
@@ -129,11 +137,17 @@ fn compile(row: &'static Row) -> Option<Compiled> {
     };
     let selectable: Vec<String> = row.selectable.iter().map(|&path| path.to_owned()).collect();
     let schema = KindSchema::compile(traits, &open_api, &selectable, &Path::Root).ok()?;
-    Some(Compiled { row, schema: Arc::new(schema), open_api })
+    Some(Compiled {
+        row,
+        schema: Arc::new(schema),
+        open_api,
+    })
 }
 
 fn find(group: &str, version: &str, kind: &str) -> Option<&'static Compiled> {
-    COMPILED.iter().find(|c| c.row.group == group && c.row.version == version && c.row.kind == kind)
+    COMPILED
+        .iter()
+        .find(|c| c.row.group == group && c.row.version == version && c.row.kind == kind)
 }
 
 /// The schema of a built-in kind.
@@ -166,20 +180,47 @@ mod tests {
     #[test]
     fn what_go_clients_write_is_accepted_strictly() {
         for (group, kind, value) in [
-            ("", "Namespace", json!({"metadata": {"name": "a", "creationTimestamp": null}, "spec": {}, "status": {}})),
-            ("", "Event", json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "a", "namespace": "n", "creationTimestamp": null},
+            (
+                "",
+                "Namespace",
+                json!({"metadata": {"name": "a", "creationTimestamp": null}, "spec": {}, "status": {}}),
+            ),
+            (
+                "",
+                "Event",
+                json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "a", "namespace": "n", "creationTimestamp": null},
                 "involvedObject": {"kind": "Job", "name": "x", "uid": "u"}, "reason": "R", "message": "m", "source": {"component": "c"},
                 "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": null, "count": 1, "type": "Normal", "eventTime": null,
-                "reportingComponent": "", "reportingInstance": ""})),
-            ("events.k8s.io", "Event", json!({"metadata": {"name": "a", "namespace": "n"}, "eventTime": "2026-01-01T00:00:00.123456Z",
-                "regarding": {"kind": "Job"}, "note": "n", "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}})),
-            ("coordination.k8s.io", "Lease", json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"holderIdentity": "h",
-                "leaseDurationSeconds": 15, "acquireTime": "2026-01-01T00:00:00.000000Z", "leaseTransitions": 0}})),
-            ("", "Secret", json!({"metadata": {"name": "a", "namespace": "n"}, "data": {"k": "aGk="}, "type": "Opaque"})),
-            ("", "ConfigMap", json!({"metadata": {"name": "a", "namespace": "n"}, "data": {"k": "v"}, "binaryData": {"b": "aGk="}})),
+                "reportingComponent": "", "reportingInstance": ""}),
+            ),
+            (
+                "events.k8s.io",
+                "Event",
+                json!({"metadata": {"name": "a", "namespace": "n"}, "eventTime": "2026-01-01T00:00:00.123456Z",
+                "regarding": {"kind": "Job"}, "note": "n", "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}),
+            ),
+            (
+                "coordination.k8s.io",
+                "Lease",
+                json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"holderIdentity": "h",
+                "leaseDurationSeconds": 15, "acquireTime": "2026-01-01T00:00:00.000000Z", "leaseTransitions": 0}}),
+            ),
+            (
+                "",
+                "Secret",
+                json!({"metadata": {"name": "a", "namespace": "n"}, "data": {"k": "aGk="}, "type": "Opaque"}),
+            ),
+            (
+                "",
+                "ConfigMap",
+                json!({"metadata": {"name": "a", "namespace": "n"}, "data": {"k": "v"}, "binaryData": {"b": "aGk="}}),
+            ),
         ] {
             let schema = schema(group, "v1", kind).unwrap();
-            let decoded = Decoded { value, duplicates: Vec::new() };
+            let decoded = Decoded {
+                value,
+                duplicates: Vec::new(),
+            };
             let read = schema.read(decoded, FieldValidation::Strict).unwrap();
             let admitted = schema.admit_create(read.value).unwrap();
             assert_eq!(admitted.value["kind"], kind);
@@ -190,11 +231,28 @@ mod tests {
     fn what_is_wrong_in_a_built_in_object_is_told_like_in_any_other() {
         let secret = schema("", "v1", "Secret").unwrap();
         let bad = json!({"metadata": {"name": "a", "namespace": "n"}, "data": {"k": "!"}});
-        let read = secret.read(Decoded { value: bad, duplicates: Vec::new() }, FieldValidation::Strict).unwrap();
+        let read = secret
+            .read(
+                Decoded {
+                    value: bad,
+                    duplicates: Vec::new(),
+                },
+                FieldValidation::Strict,
+            )
+            .unwrap();
         let errors = secret.admit_create(read.value).unwrap_err();
-        assert_eq!(errors[0].to_string(), "data.k: Invalid value: \"!\": data.k in body must be of type byte: \"!\"");
+        assert_eq!(
+            errors[0].to_string(),
+            "data.k: Invalid value: \"!\": data.k in body must be of type byte: \"!\""
+        );
         let namespace = schema("", "v1", "Namespace").unwrap();
-        let errors = namespace.admit_create(json!({"metadata": {"name": "a.b"}})).unwrap_err();
-        assert!(errors[0].to_string().starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label"));
+        let errors = namespace
+            .admit_create(json!({"metadata": {"name": "a.b"}}))
+            .unwrap_err();
+        assert!(
+            errors[0]
+                .to_string()
+                .starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label")
+        );
     }
 }

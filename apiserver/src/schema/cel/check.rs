@@ -20,11 +20,17 @@ pub(super) fn compile(text: &str, schema: &Schema, root: bool) -> Result<Program
         let references = program.references();
         for function in references.functions() {
             if !is_operator(function) && !exists(function) {
-                return Err(format!("undeclared reference to '{function}' (in container '')"));
+                return Err(format!(
+                    "undeclared reference to '{function}' (in container '')"
+                ));
             }
         }
     }
-    let mut scope = Names { schema, root, bound: Vec::new() };
+    let mut scope = Names {
+        schema,
+        root,
+        bound: Vec::new(),
+    };
     scope.check(program.expression())?;
     Ok(program)
 }
@@ -35,8 +41,13 @@ fn is_operator(name: &str) -> bool {
 
 /// Is there a function of this name? Asked of the interpreter itself, which keeps its list private.
 fn exists(name: &str) -> bool {
-    let Ok(call) = Program::compile(&format!("{name}()")) else { return true };
-    !matches!(call.execute(&FUNCTIONS), Err(ExecutionError::UndeclaredReference(_)))
+    let Ok(call) = Program::compile(&format!("{name}()")) else {
+        return true;
+    };
+    !matches!(
+        call.execute(&FUNCTIONS),
+        Err(ExecutionError::UndeclaredReference(_))
+    )
 }
 
 /// The names a rule may use at one point of it.
@@ -54,8 +65,24 @@ enum Known<'s> {
 
 /// Types and namespaces that are written as variables.
 const GLOBALS: [&str; 18] = [
-    "self", "oldSelf", "int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type",
-    "optional", "math", "sets", "base64", "format", "google",
+    "self",
+    "oldSelf",
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "optional",
+    "math",
+    "sets",
+    "base64",
+    "format",
+    "google",
 ];
 
 impl<'s> Names<'s> {
@@ -106,7 +133,10 @@ impl<'s> Names<'s> {
                 self.bound.truncate(before);
                 Ok(Known::Nothing)
             }
-            Expr::Struct(made) => Err(format!("undeclared reference to '{}' (in container '')", made.type_name)),
+            Expr::Struct(made) => Err(format!(
+                "undeclared reference to '{}' (in container '')",
+                made.type_name
+            )),
             Expr::Unspecified | Expr::Literal(_) => Ok(Known::Nothing),
         }
     }
@@ -121,7 +151,9 @@ impl<'s> Names<'s> {
         if GLOBALS.contains(&name) {
             return Ok(Known::Nothing);
         }
-        Err(format!("undeclared reference to '{name}' (in container '')"))
+        Err(format!(
+            "undeclared reference to '{name}' (in container '')"
+        ))
     }
 }
 
@@ -129,7 +161,11 @@ fn field<'s>(schema: &'s Schema, root: bool, name: &str) -> Result<Known<'s>, St
     if schema.of != Type::Object || schema.is_map() {
         return Ok(Known::Nothing);
     }
-    if let Some((_, field)) = schema.properties.iter().find(|(field, _)| convert::escape(field) == name) {
+    if let Some((_, field)) = schema
+        .properties
+        .iter()
+        .find(|(field, _)| convert::escape(field) == name)
+    {
         return Ok(Known::Schema(field, field.embedded));
     }
     if schema.preserve_unknown || (root && matches!(name, "metadata" | "apiVersion" | "kind")) {
@@ -159,7 +195,10 @@ pub(super) struct Sizes {
 impl Sizes {
     /// The largest sizes in a value and the one it replaces.
     pub(super) fn of(new: &Value, old: Option<&Value>) -> Self {
-        let mut sizes = Self { entries: 0, text: 0 };
+        let mut sizes = Self {
+            entries: 0,
+            text: 0,
+        };
         sizes.note(new);
         if let Some(old) = old {
             sizes.note(old);
@@ -172,11 +211,15 @@ impl Sizes {
             Value::String(text) => self.text = self.text.max(text.len() as u64),
             Value::Array(list) => {
                 self.entries = self.entries.max(list.len() as u64);
-                list.iter().for_each(|each| self.note(each));
+                for each in list {
+                    self.note(each);
+                }
             }
             Value::Object(map) => {
                 self.entries = self.entries.max(map.len() as u64);
-                map.values().for_each(|each| self.note(each));
+                for each in map.values() {
+                    self.note(each);
+                }
             }
             _ => {}
         }
@@ -185,12 +228,36 @@ impl Sizes {
 
 /// Functions whose work grows with the text they are given.
 const READS_TEXT: [&str; 18] = [
-    "matches", "contains", "startsWith", "endsWith", "find", "findAll", "replace", "split", "indexOf", "lastIndexOf",
-    "lowerAscii", "upperAscii", "trim", "join", "reverse", "url", "isURL", "quantity",
+    "matches",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "find",
+    "findAll",
+    "replace",
+    "split",
+    "indexOf",
+    "lastIndexOf",
+    "lowerAscii",
+    "upperAscii",
+    "trim",
+    "join",
+    "reverse",
+    "url",
+    "isURL",
+    "quantity",
 ];
 
 /// Functions whose work grows with the square of the list they are given.
-const READS_LISTS: [&str; 7] = ["distinct", "sort", "sum", "contains", "intersects", "equivalent", "isSorted"];
+const READS_LISTS: [&str; 7] = [
+    "distinct",
+    "sort",
+    "sum",
+    "contains",
+    "intersects",
+    "equivalent",
+    "isSorted",
+];
 
 impl Cost {
     /// Reads the cost off a rule's syntax.
@@ -229,7 +296,11 @@ impl Cost {
                 self.note(&loops.result, depth);
             }
             Expr::Select(select) => self.note(&select.operand, depth),
-            Expr::List(list) => list.elements.iter().for_each(|each| self.note(each, depth)),
+            Expr::List(list) => {
+                for each in &list.elements {
+                    self.note(each, depth);
+                }
+            }
             Expr::Map(map) => {
                 for entry in &map.entries {
                     if let EntryExpr::MapEntry(entry) = &entry.expr {
@@ -255,7 +326,11 @@ impl Cost {
     /// The most that the rule can cost on a value of these sizes.
     pub(super) fn bound(&self, sizes: &Sizes) -> u64 {
         // A text that is split makes a list as long as the text.
-        let entries = if self.texts.is_empty() { sizes.entries } else { sizes.entries.max(sizes.text / 8) };
+        let entries = if self.texts.is_empty() {
+            sizes.entries
+        } else {
+            sizes.entries.max(sizes.text / 8)
+        };
         let entries = entries.max(self.steps.first().copied().unwrap_or(1));
         let mut times = 1u64;
         let mut total = 0u64;

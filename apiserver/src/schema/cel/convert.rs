@@ -20,7 +20,10 @@ pub(super) fn value(value: &Value, schema: &Schema, root: bool) -> CelValue {
         Value::String(string) => text(string, schema),
         Value::Array(list) => {
             let item = schema.items.as_deref();
-            let list = list.iter().map(|each| self::value(each, item.unwrap_or(&PLAIN), false)).collect();
+            let list = list
+                .iter()
+                .map(|each| self::value(each, item.unwrap_or(&PLAIN), false))
+                .collect();
             CelValue::List(Arc::new(list))
         }
         Value::Object(map) => {
@@ -32,7 +35,11 @@ pub(super) fn value(value: &Value, schema: &Schema, root: bool) -> CelValue {
                     None => self::value(each, &PLAIN, false),
                 };
                 // Keys of a map are data; names of fields are escaped so that rules can write them.
-                let name = if schema.is_map() { name.clone() } else { escape(name) };
+                let name = if schema.is_map() {
+                    name.clone()
+                } else {
+                    escape(name)
+                };
                 out.insert(Key::String(Arc::new(name)), converted);
             }
             CelValue::Map(CelMap { map: Arc::new(out) })
@@ -47,7 +54,10 @@ fn names_of(metadata: &Value) -> CelValue {
     let mut out = HashMap::new();
     for name in ["name", "generateName"] {
         if let Some(Value::String(text)) = metadata.get(name) {
-            out.insert(Key::String(Arc::new(name.to_owned())), CelValue::String(Arc::new(text.clone())));
+            out.insert(
+                Key::String(Arc::new(name.to_owned())),
+                CelValue::String(Arc::new(text.clone())),
+            );
         }
     }
     CelValue::Map(CelMap { map: Arc::new(out) })
@@ -61,7 +71,10 @@ fn number(number: &Number, schema: &Schema) -> CelValue {
         (_, Some(whole)) => CelValue::Int(whole),
         (Type::Integer, None) => match number.as_f64() {
             // `1.0` counts as an integer; the cast is exact for whole numbers of this size.
-            #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "checked to be whole and in range"
+            )]
             Some(f) if f.fract() == 0.0 && f.abs() < 9.0e15 => CelValue::Int(f as i64),
             _ => float(),
         },
@@ -70,9 +83,12 @@ fn number(number: &Number, schema: &Schema) -> CelValue {
 }
 
 /// Date-times and durations become CEL's own types through CEL's own conversion functions.
-static TIMESTAMP: LazyLock<Option<Program>> = LazyLock::new(|| Program::compile("timestamp(text)").ok());
-static DURATION: LazyLock<Option<Program>> = LazyLock::new(|| Program::compile("duration(text)").ok());
-static SOME: LazyLock<Option<Program>> = LazyLock::new(|| Program::compile("optional.of(text)").ok());
+static TIMESTAMP: LazyLock<Option<Program>> =
+    LazyLock::new(|| Program::compile("timestamp(text)").ok());
+static DURATION: LazyLock<Option<Program>> =
+    LazyLock::new(|| Program::compile("duration(text)").ok());
+static SOME: LazyLock<Option<Program>> =
+    LazyLock::new(|| Program::compile("optional.of(text)").ok());
 static NONE: LazyLock<Option<Program>> = LazyLock::new(|| Program::compile("optional.none()").ok());
 
 fn run(program: &LazyLock<Option<Program>>, argument: Option<CelValue>) -> Option<CelValue> {
@@ -110,8 +126,27 @@ fn text(string: &str, schema: &Schema) -> CelValue {
 
 /// Words that CEL keeps for itself.
 const RESERVED: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
-    "let", "loop", "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// A field's name as rules write it: `a-b` is `a__dash__b`, `namespace` is `__namespace__`.

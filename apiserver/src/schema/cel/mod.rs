@@ -32,7 +32,9 @@ pub const OBJECT_BUDGET: u64 = 10_000_000;
 static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
     let mut context = Context::default().with_all();
     // The interpreter lacks `type`; types are the texts of their names here, which compare as types do.
-    let type_function = |value: CelValue| -> ResolveResult { Ok(CelValue::String(Arc::new(type_of(&value).to_owned()))) };
+    let type_function = |value: CelValue| -> ResolveResult {
+        Ok(CelValue::String(Arc::new(type_of(&value).to_owned())))
+    };
     context.add_function("type", type_function);
     for name in TYPES {
         context.add_variable_from_value(name, CelValue::String(Arc::new(name.to_owned())));
@@ -41,7 +43,17 @@ static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
 });
 
 /// The types that rules can compare with.
-const TYPES: [&str; 9] = ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type"];
+const TYPES: [&str; 9] = [
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+];
 
 fn type_of(value: &CelValue) -> &'static str {
     match value {
@@ -88,7 +100,9 @@ impl Rules {
         if !schema.rules_below {
             return Self::default();
         }
-        Self { root: Some(branch(schema, true, true, path, errors)) }
+        Self {
+            root: Some(branch(schema, true, true, path, errors)),
+        }
     }
 
     /// Are there no rules at all?
@@ -97,9 +111,18 @@ impl Rules {
     }
 
     /// Runs the rules on every part of `new` that differs from `old`.
-    pub(super) fn evaluate(&self, schema: &Schema, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    pub(super) fn evaluate(
+        &self,
+        schema: &Schema,
+        new: &Value,
+        old: Option<&Value>,
+        errors: &mut Vec<FieldError>,
+    ) {
         if let Some(root) = &self.root {
-            let mut run = Run { left: OBJECT_BUDGET, errors };
+            let mut run = Run {
+                left: OBJECT_BUDGET,
+                errors,
+            };
             run.branch(root, schema, new, old, true, &Path::Root);
         }
     }
@@ -115,22 +138,51 @@ fn branch(
     let mut made = Branch::default();
     let rules = path.field("x-kubernetes-validations");
     for (at, source) in schema.rules.iter().enumerate() {
-        made.rules.extend(rule(source, schema, root, correlatable, &rules.index(at), errors));
+        made.rules.extend(rule(
+            source,
+            schema,
+            root,
+            correlatable,
+            &rules.index(at),
+            errors,
+        ));
     }
     let properties = path.field("properties");
-    for (name, field) in schema.properties.iter().filter(|(_, field)| field.rules_below) {
-        let child = branch(field, field.embedded, correlatable, &properties.key(name), errors);
+    for (name, field) in schema
+        .properties
+        .iter()
+        .filter(|(_, field)| field.rules_below)
+    {
+        let child = branch(
+            field,
+            field.embedded,
+            correlatable,
+            &properties.key(name),
+            errors,
+        );
         made.fields.insert(name.clone(), child);
     }
     if let Additional::Schema(entry) = &schema.additional
         && entry.rules_below
     {
         let path = path.field("additionalProperties");
-        made.entries = Some(Box::new(branch(entry, entry.embedded, correlatable, &path, errors)));
+        made.entries = Some(Box::new(branch(
+            entry,
+            entry.embedded,
+            correlatable,
+            &path,
+            errors,
+        )));
     }
     if let Some(item) = schema.items.as_deref().filter(|item| item.rules_below) {
         let keyed = correlatable && matches!(schema.list_type, ListType::Map(_));
-        made.items = Some(Box::new(branch(item, item.embedded, keyed, &path.field("items"), errors)));
+        made.items = Some(Box::new(branch(
+            item,
+            item.embedded,
+            keyed,
+            &path.field("items"),
+            errors,
+        )));
     }
     made
 }
@@ -149,49 +201,90 @@ fn rule(
         match check::compile(text, schema, root) {
             Ok(program) => Some(program),
             Err(why) => {
-                let what = if field == "rule" { "compilation failed" } else { "messageExpression compilation failed" };
+                let what = if field == "rule" {
+                    "compilation failed"
+                } else {
+                    "messageExpression compilation failed"
+                };
                 errors.push(refuse(format!("{what}: {why}")));
                 None
             }
         }
     };
     let program = compile(&source.rule, "rule");
-    let message = source.message_expression.as_deref().and_then(|text| compile(text, "messageExpression"));
+    let message = source
+        .message_expression
+        .as_deref()
+        .and_then(|text| compile(text, "messageExpression"));
     if let Some(reason) = &source.reason
         && kind_of(reason).is_none()
     {
-        errors.push(FieldError::not_supported(&path.field("reason"), reason.as_str(), REASONS));
+        errors.push(FieldError::not_supported(
+            &path.field("reason"),
+            reason.as_str(),
+            REASONS,
+        ));
     }
-    if source.message.as_deref().is_some_and(|text| text.trim().contains(['\n', '\r'])) {
+    if source
+        .message
+        .as_deref()
+        .is_some_and(|text| text.trim().contains(['\n', '\r']))
+    {
         let detail = "message must not contain line breaks";
-        errors.push(FieldError::invalid(&path.field("message"), source.message.clone(), detail));
+        errors.push(FieldError::invalid(
+            &path.field("message"),
+            source.message.clone(),
+            detail,
+        ));
     }
     if let Some(below) = &source.field_path
         && !is_field_path(below, schema)
     {
         let detail = "fieldPath must be a valid path: it does not refer to a valid field";
-        errors.push(FieldError::invalid(&path.field("fieldPath"), below.as_str(), detail));
+        errors.push(FieldError::invalid(
+            &path.field("fieldPath"),
+            below.as_str(),
+            detail,
+        ));
     }
     let program = program?;
     let uses_old = program.references().has_variable("oldSelf");
     if uses_old && !correlatable {
         let detail = "oldSelf cannot be used on the uncorrelatable portion of the schema";
-        errors.push(FieldError::invalid(&path.field("rule"), source.rule.as_str(), detail));
+        errors.push(FieldError::invalid(
+            &path.field("rule"),
+            source.rule.as_str(),
+            detail,
+        ));
     }
     if !uses_old && source.optional_old_self {
         let detail = "may not be set to true when oldSelf is not used in rule";
-        errors.push(FieldError::invalid(&path.field("optionalOldSelf"), true, detail));
+        errors.push(FieldError::invalid(
+            &path.field("optionalOldSelf"),
+            true,
+            detail,
+        ));
     }
     if errors.len() > before {
         return None;
     }
     let cost = check::Cost::of(program.expression());
-    Some(Rule { source: source.clone(), program, message, uses_old, cost })
+    Some(Rule {
+        source: source.clone(),
+        program,
+        message,
+        uses_old,
+        cost,
+    })
 }
 
 /// The reasons a rule may give.
-const REASONS: [&str; 4] =
-    ["FieldValueRequired", "FieldValueInvalid", "FieldValueForbidden", "FieldValueDuplicate"];
+const REASONS: [&str; 4] = [
+    "FieldValueRequired",
+    "FieldValueInvalid",
+    "FieldValueForbidden",
+    "FieldValueDuplicate",
+];
 
 fn kind_of(reason: &str) -> Option<FieldErrorKind> {
     Some(match reason {
@@ -205,9 +298,13 @@ fn kind_of(reason: &str) -> Option<FieldErrorKind> {
 
 /// Does `.a.b` or `['a.b']` lead along declared fields?
 fn is_field_path(path: &str, schema: &Schema) -> bool {
-    let Ok(path) = super::jsonpath::JsonPath::parse(path) else { return false };
+    let Ok(path) = super::jsonpath::JsonPath::parse(path) else {
+        return false;
+    };
     let mut schema = schema;
-    let Some(names) = path.names() else { return false };
+    let Some(names) = path.names() else {
+        return false;
+    };
     for name in names {
         match schema.field(name) {
             Some(field) => schema = field,
@@ -247,7 +344,9 @@ impl Run<'_> {
                         self.branch(below, field, new, old, field.embedded, &path.field(name));
                     }
                 }
-                if let (Some(below), Additional::Schema(entry)) = (&branch.entries, &schema.additional) {
+                if let (Some(below), Additional::Schema(entry)) =
+                    (&branch.entries, &schema.additional)
+                {
                     for (key, new) in map {
                         let old = old.and_then(|old| old.get(key));
                         self.branch(below, entry, new, old, entry.embedded, &path.key(key));
@@ -255,7 +354,9 @@ impl Run<'_> {
                 }
             }
             Value::Array(list) => {
-                let (Some(below), Some(item)) = (&branch.items, schema.items.as_deref()) else { return };
+                let (Some(below), Some(item)) = (&branch.items, schema.items.as_deref()) else {
+                    return;
+                };
                 for (at, new) in list.iter().enumerate() {
                     let old = match &schema.list_type {
                         ListType::Map(keys) => old.and_then(|old| counterpart(keys, new, old)),
@@ -268,7 +369,15 @@ impl Run<'_> {
         }
     }
 
-    fn rules(&mut self, branch: &Branch, schema: &Schema, new: &Value, old: Option<&Value>, root: bool, path: &Path<'_>) {
+    fn rules(
+        &mut self,
+        branch: &Branch,
+        schema: &Schema,
+        new: &Value,
+        old: Option<&Value>,
+        root: bool,
+        path: &Path<'_>,
+    ) {
         let mut scope: Option<Scope<'_>> = None;
         let mut sizes: Option<check::Sizes> = None;
         for rule in &branch.rules {
@@ -278,7 +387,8 @@ impl Run<'_> {
             let cost = if rule.cost.is_constant() {
                 rule.cost.constant()
             } else {
-                rule.cost.bound(sizes.get_or_insert_with(|| check::Sizes::of(new, old)))
+                rule.cost
+                    .bound(sizes.get_or_insert_with(|| check::Sizes::of(new, old)))
             };
             if !self.spend(cost, schema, path) {
                 continue;
@@ -291,7 +401,13 @@ impl Run<'_> {
                     let detail = message(rule, &context);
                     self.fail(rule, detail, schema, new, path);
                 }
-                Ok(_) => self.broken(rule, "rule did not evaluate to a boolean", schema, new, path),
+                Ok(_) => self.broken(
+                    rule,
+                    "rule did not evaluate to a boolean",
+                    schema,
+                    new,
+                    path,
+                ),
                 Err(why) => self.broken(rule, &why.to_string(), schema, new, path),
             }
         }
@@ -318,7 +434,12 @@ impl Run<'_> {
     }
 
     fn fail(&mut self, rule: &Rule, detail: String, schema: &Schema, new: &Value, path: &Path<'_>) {
-        let kind = rule.source.reason.as_deref().and_then(kind_of).unwrap_or(FieldErrorKind::Invalid);
+        let kind = rule
+            .source
+            .reason
+            .as_deref()
+            .and_then(kind_of)
+            .unwrap_or(FieldErrorKind::Invalid);
         let value = match kind {
             FieldErrorKind::Required | FieldErrorKind::Forbidden => None,
             _ => Some(Value::from(shown_type(schema, new))),
@@ -327,20 +448,39 @@ impl Run<'_> {
         if let Some(below) = &rule.source.field_path {
             let separate = !at.is_empty() && !below.starts_with(['.', '[']);
             at.push_str(if separate { "." } else { "" });
-            at.push_str(if at.is_empty() { below.trim_start_matches('.') } else { below });
+            at.push_str(if at.is_empty() {
+                below.trim_start_matches('.')
+            } else {
+                below
+            });
         }
-        self.errors.push(FieldError { path: at, kind, value, detail });
+        self.errors.push(FieldError {
+            path: at,
+            kind,
+            value,
+            detail,
+        });
     }
 
     fn broken(&mut self, rule: &Rule, why: &str, schema: &Schema, new: &Value, path: &Path<'_>) {
-        let named = rule.source.message.as_deref().unwrap_or(&rule.source.rule).trim();
+        let named = rule
+            .source
+            .message
+            .as_deref()
+            .unwrap_or(&rule.source.rule)
+            .trim();
         let detail = format!("rule: {why} evaluating rule: {named}");
-        self.errors.push(FieldError::invalid(path, shown_type(schema, new), detail));
+        self.errors
+            .push(FieldError::invalid(path, shown_type(schema, new), detail));
     }
 }
 
 fn shown_type(schema: &Schema, value: &Value) -> &'static str {
-    if schema.of == Type::Any { type_name(value) } else { schema.of.name() }
+    if schema.of == Type::Any {
+        type_name(value)
+    } else {
+        schema.of.name()
+    }
 }
 
 fn message(rule: &Rule, context: &Context<'_>) -> String {
@@ -368,7 +508,13 @@ struct Scope<'v> {
 
 impl<'v> Scope<'v> {
     fn new(schema: &'v Schema, new: &Value, old: Option<&'v Value>, root: bool) -> Self {
-        Self { this: convert::value(new, schema, root), old_source: old, old: None, schema, root }
+        Self {
+            this: convert::value(new, schema, root),
+            old_source: old,
+            old: None,
+            schema,
+            root,
+        }
     }
 
     fn context(&mut self, rule: &Rule) -> Context<'static> {
@@ -376,10 +522,16 @@ impl<'v> Scope<'v> {
         context.add_variable_from_value("self", self.this.clone());
         if rule.uses_old {
             if self.old.is_none() {
-                self.old = self.old_source.map(|old| convert::value(old, self.schema, self.root));
+                self.old = self
+                    .old_source
+                    .map(|old| convert::value(old, self.schema, self.root));
             }
             let old = self.old.clone();
-            let old = if rule.source.optional_old_self { convert::optional(old) } else { old };
+            let old = if rule.source.optional_old_self {
+                convert::optional(old)
+            } else {
+                old
+            };
             if let Some(old) = old {
                 context.add_variable_from_value("oldSelf", old);
             }

@@ -27,7 +27,8 @@ fn body(text: &str) -> Decoded {
     decode(text.as_bytes(), Format::Json).unwrap()
 }
 
-const HEAD: &str = r#""apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a","namespace":"n"}"#;
+const HEAD: &str =
+    r#""apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a","namespace":"n"}"#;
 
 #[test]
 fn a_body_is_pruned_and_defaulted_and_its_faults_are_warnings_or_errors() {
@@ -36,11 +37,30 @@ fn a_body_is_pruned_and_defaulted_and_its_faults_are_warnings_or_errors() {
     let read = widget.read(body(&text), FieldValidation::Warn).unwrap();
     assert_eq!(read.value["spec"], json!({"name": "y", "size": 1}));
     assert_eq!(read.value.get("odd"), None);
-    let wanted = ["unknown field \"spec.foo\"", "unknown field \"odd\"", "duplicate field \"spec.name\""];
+    let wanted = [
+        "unknown field \"spec.foo\"",
+        "unknown field \"odd\"",
+        "duplicate field \"spec.name\"",
+    ];
     assert_eq!(read.warnings.len(), 3);
-    assert!(wanted.iter().all(|text| read.warnings.iter().any(|warning| warning == text)), "{:?}", read.warnings);
-    assert_eq!(widget.read(body(&text), FieldValidation::Ignore).unwrap().warnings, Vec::<String>::new());
-    let strict = widget.read(body(&text), FieldValidation::Strict).unwrap_err().to_string();
+    assert!(
+        wanted
+            .iter()
+            .all(|text| read.warnings.iter().any(|warning| warning == text)),
+        "{:?}",
+        read.warnings
+    );
+    assert_eq!(
+        widget
+            .read(body(&text), FieldValidation::Ignore)
+            .unwrap()
+            .warnings,
+        Vec::<String>::new()
+    );
+    let strict = widget
+        .read(body(&text), FieldValidation::Strict)
+        .unwrap_err()
+        .to_string();
     assert!(
         strict.starts_with("Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: unknown field \""),
         "{strict}"
@@ -51,23 +71,48 @@ fn a_body_is_pruned_and_defaulted_and_its_faults_are_warnings_or_errors() {
 fn a_body_of_another_kind_is_refused() {
     let widget = widget();
     for (text, wanted) in [
-        (r#"{"apiVersion":"example.com/v1"}"#, "Object 'Kind' is missing in '{\"apiVersion\":\"example.com/v1\"}'"),
+        (
+            r#"{"apiVersion":"example.com/v1"}"#,
+            "Object 'Kind' is missing in '{\"apiVersion\":\"example.com/v1\"}'",
+        ),
         ("null", "Object 'Kind' is missing in 'null'"),
         ("[]", "Object 'Kind' is missing in '[]'"),
-        (r#"{"kind":"Widget"}"#, "Object 'apiVersion' is missing in '{\"kind\":\"Widget\"}'"),
-        (r#"{"kind":"Widget","apiVersion":"example.com/v2"}"#,
-            "the API version in the data (example.com/v2) does not match the expected API version (example.com/v1)"),
+        (
+            r#"{"kind":"Widget"}"#,
+            "Object 'apiVersion' is missing in '{\"kind\":\"Widget\"}'",
+        ),
+        (
+            r#"{"kind":"Widget","apiVersion":"example.com/v2"}"#,
+            "the API version in the data (example.com/v2) does not match the expected API version (example.com/v1)",
+        ),
     ] {
-        assert_eq!(widget.read(body(text), FieldValidation::Warn), Err(ReadError::BadRequest(wanted.to_owned())));
+        assert_eq!(
+            widget.read(body(text), FieldValidation::Warn),
+            Err(ReadError::BadRequest(wanted.to_owned()))
+        );
     }
-    let Err(ReadError::Invalid(errors)) = widget.read(body(r#"{"kind":"X","apiVersion":"example.com/v1"}"#), FieldValidation::Warn)
-    else {
+    let Err(ReadError::Invalid(errors)) = widget.read(
+        body(r#"{"kind":"X","apiVersion":"example.com/v1"}"#),
+        FieldValidation::Warn,
+    ) else {
         panic!("a wrong kind is invalid");
     };
-    assert_eq!(errors[0].to_string(), "kind: Invalid value: \"X\": must be Widget");
-    let wrong = format!(r#"{{{},"spec":{{}}}}"#, HEAD.replace(r#""name":"a""#, r#""name":1"#));
-    let told = widget.read(body(&wrong), FieldValidation::Warn).unwrap_err().to_string();
-    assert_eq!(told, "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal integer into field metadata.name of type string");
+    assert_eq!(
+        errors[0].to_string(),
+        "kind: Invalid value: \"X\": must be Widget"
+    );
+    let wrong = format!(
+        r#"{{{},"spec":{{}}}}"#,
+        HEAD.replace(r#""name":"a""#, r#""name":1"#)
+    );
+    let told = widget
+        .read(body(&wrong), FieldValidation::Warn)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        told,
+        "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal integer into field metadata.name of type string"
+    );
 }
 
 fn object(spec: Value) -> Value {
@@ -75,13 +120,19 @@ fn object(spec: Value) -> Value {
 }
 
 fn told(result: Result<Admitted, Vec<FieldError>>) -> Vec<String> {
-    result.map_or_else(|errors| errors.iter().map(ToString::to_string).collect(), |_| Vec::new())
+    result.map_or_else(
+        |errors| errors.iter().map(ToString::to_string).collect(),
+        |_| Vec::new(),
+    )
 }
 
 #[test]
 fn creates_and_updates_are_judged_by_schema_and_rules() {
     let widget = widget();
-    assert_eq!(told(widget.admit_create(object(json!({"size": 3, "even": 2})))), Vec::<String>::new());
+    assert_eq!(
+        told(widget.admit_create(object(json!({"size": 3, "even": 2})))),
+        Vec::<String>::new()
+    );
     assert_eq!(
         told(widget.admit_create(object(json!({"size": 30, "even": 3})))),
         [
@@ -90,9 +141,20 @@ fn creates_and_updates_are_judged_by_schema_and_rules() {
         ]
     );
     let old = object(json!({"size": 30, "name": "x", "even": 3}));
-    assert_eq!(told(widget.admit_update(object(json!({"size": 30, "name": "x", "even": 3})), &old, Part::Main)), Vec::<String>::new());
     assert_eq!(
-        told(widget.admit_update(object(json!({"size": 30, "name": "y", "even": 3})), &old, Part::Main)),
+        told(widget.admit_update(
+            object(json!({"size": 30, "name": "x", "even": 3})),
+            &old,
+            Part::Main
+        )),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        told(widget.admit_update(
+            object(json!({"size": 30, "name": "y", "even": 3})),
+            &old,
+            Part::Main
+        )),
         ["spec.name: Invalid value: \"string\": is immutable"]
     );
 }
@@ -101,13 +163,22 @@ fn creates_and_updates_are_judged_by_schema_and_rules() {
 fn rules_are_not_run_on_an_object_of_the_wrong_shape() {
     let errors = told(widget().admit_create(object(json!({"size": "x", "even": 3}))));
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[1].contains("some validation rules were not checked because the object was invalid"), "{errors:?}");
+    assert!(
+        errors[1].contains("some validation rules were not checked because the object was invalid"),
+        "{errors:?}"
+    );
 }
 
 #[test]
 fn field_validation_is_one_of_three() {
     assert_eq!(FieldValidation::parse(None), Ok(FieldValidation::Warn));
-    assert_eq!(FieldValidation::parse(Some("Strict")), Ok(FieldValidation::Strict));
+    assert_eq!(
+        FieldValidation::parse(Some("Strict")),
+        Ok(FieldValidation::Strict)
+    );
     let error = FieldValidation::parse(Some("strict")).unwrap_err();
-    assert_eq!(error.to_string(), "fieldValidation: Unsupported value: \"strict\": supported values: \"Ignore\", \"Strict\", \"Warn\"");
+    assert_eq!(
+        error.to_string(),
+        "fieldValidation: Unsupported value: \"strict\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+    );
 }
