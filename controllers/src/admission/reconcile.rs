@@ -21,6 +21,12 @@ fn is_open(job: &Job) -> bool {
     !bound && !is_ended(job)
 }
 
+/// Could there be anything to do for it? A bound job is done with, until its spec changes.
+fn concerns(job: &Job) -> bool {
+    let resolved = job.status.as_ref().and_then(|s| s.observed_generation);
+    is_open(job) || (!is_ended(job) && resolved != job.metadata.generation)
+}
+
 impl Controller for Admission {
     fn name(&self) -> ControllerName {
         ControllerName::Admission
@@ -29,7 +35,7 @@ impl Controller for Admission {
     fn on_change(&mut self, change: &Change, world: &World, _: Timestamp, wanted: &mut Wanted) {
         match change {
             Change::Job(delta) => {
-                if delta.new.as_ref().is_some_and(|job| !is_ended(job)) {
+                if delta.new.as_deref().is_some_and(concerns) {
                     wanted.job(&delta.key);
                 }
             }

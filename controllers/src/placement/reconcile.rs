@@ -373,8 +373,10 @@ impl Controller for Placement {
             return;
         };
         let key = Key::of(&base.metadata);
-        self.untold.on_answer(&key);
+        let told = self.untold.on_answer(&key);
+        // After a failure the queue's pause comes first.
         match failure {
+            None if told && self.untold.is_waiting() => wanted.fleet(),
             None => {}
             Some(Failure::Conflict | Failure::Gone) => {
                 // What the job has become is told by the watch, or was told before this answer.
@@ -394,6 +396,5 @@ impl Controller for Placement {
                 self.refused.insert(key);
             }
         }
-        wanted.fleet();
     }
 }

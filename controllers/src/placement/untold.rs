@@ -55,9 +55,14 @@ impl Untold {
         self.last_bind = Some(now);
     }
 
-    /// The write of a reason was answered.
-    pub(super) fn on_answer(&mut self, key: &Key) {
-        self.in_flight.remove(key);
+    /// A write was answered. True when it was that of a reason.
+    pub(super) fn on_answer(&mut self, key: &Key) -> bool {
+        self.in_flight.remove(key)
+    }
+
+    /// Is anything still to be told?
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.order.is_empty()
     }
 
     /// Takes the reasons that are to be written now, those that have stood longest first.

@@ -113,8 +113,15 @@ impl Driver {
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
+            // Whatever woke this task, all that is known is taken in before anything is decided.
             while let Some(answer) = self.in_flight.try_join_next() {
                 self.on_join(answer);
+            }
+            for _ in 0..EVENTS_A_TURN {
+                let Ok(observation) = events.try_recv() else {
+                    break;
+                };
+                self.on_observation(observation);
             }
             self.look();
         }

@@ -59,7 +59,7 @@ pub(crate) fn array_owner(job: &Job) -> Option<&OwnerReference> {
     owners.iter().find(|owner| {
         owner.controller == Some(true)
             && owner.kind == "Job"
-            && owner.api_version == format!("{}/{}", crds::GROUP, crds::VERSION)
+            && owner.api_version.split_once('/') == Some((crds::GROUP, crds::VERSION))
     })
 }
 

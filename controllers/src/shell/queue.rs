@@ -32,7 +32,8 @@ pub(crate) struct WorkQueue {
     alarms: BTreeSet<(Instant, Subject)>,
     /// The one alarm of each subject.
     alarm_of: BTreeMap<Subject, Instant>,
-    failures: BTreeMap<Subject, u32>,
+    /// Failures in a row, and the end of the pause after the last of them.
+    failures: BTreeMap<Subject, (u32, Instant)>,
     jitter: StdRng,
 }
 
@@ -127,14 +128,23 @@ impl WorkQueue {
         self.failures.remove(subject);
     }
 
-    /// A write failed: look again after a pause that doubles, by up to a quarter longer at random.
+    /// A write failed: look again after a pause that doubles, by up to a quarter longer at random. Failures within one
+    /// pause count as one, because they have one cause.
     pub(crate) fn back_off(&mut self, subject: &Subject, now: Instant) -> Duration {
-        let failures = self.failures.entry(subject.clone()).or_insert(0);
+        let before = self.failures.get(subject).copied();
+        if let Some((_, until)) = before
+            && now < until
+        {
+            self.add_at(subject.clone(), until);
+            return until - now;
+        }
+        let failures = before.map_or(0, |(failures, _)| failures);
         let pause = FIRST_BACKOFF
-            .saturating_mul(1 << (*failures).min(16))
+            .saturating_mul(1 << failures.min(16))
             .min(LONGEST_BACKOFF);
-        *failures = failures.saturating_add(1);
         let pause = pause + pause.mul_f64(self.jitter.random_range(0.0..0.25));
+        let state = (failures.saturating_add(1), now + pause);
+        self.failures.insert(subject.clone(), state);
         self.add_at(subject.clone(), now + pause);
         pause
     }
@@ -195,8 +205,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_a_bound_and_start_over_after_success() {
         let mut queue = WorkQueue::new(1);
-        let now = Instant::now();
-        let pauses: Vec<Duration> = (0..20).map(|_| queue.back_off(&job("a"), now)).collect();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            let pause = queue.back_off(&job("a"), now);
+            assert_eq!(
+                queue.back_off(&job("a"), now),
+                pause,
+                "one cause, one pause"
+            );
+            now += pause;
+            pauses.push(pause);
+        }
         assert!(pauses[0] >= FIRST_BACKOFF && pauses[0] < FIRST_BACKOFF * 2);
         assert!(pauses[3] > pauses[0]);
         assert!(pauses[19] <= LONGEST_BACKOFF.mul_f64(1.25));
@@ -209,8 +229,11 @@ mod tests {
         let now = Instant::now();
         let pauses = |seed| {
             let mut queue = WorkQueue::new(seed);
-            let pauses: Vec<Duration> = (0..5).map(|_| queue.back_off(&job("a"), now)).collect();
-            pauses
+            let mut at = now;
+            for _ in 0..5 {
+                at += queue.back_off(&job("a"), at);
+            }
+            at - now
         };
         assert_eq!(pauses(7), pauses(7));
         assert_ne!(pauses(7), pauses(8));
