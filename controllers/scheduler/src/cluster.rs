@@ -178,23 +178,33 @@ impl Cluster {
         true
     }
 
-    /// A job holds slots on a node. Confirms what was decided.
+    /// A job holds slots on a node. Confirms what was decided, in place when the charges are the same.
     pub fn upsert_bound(&mut self, job: BoundJob) {
-        let same = |entry: &Entry| match entry {
-            Entry::Bound { node } => *node == job.node,
-            Entry::Pending { .. } | Entry::Assumed { .. } | Entry::Infeasible { .. } => false,
+        let node = match self.jobs.get(&job.uid) {
+            Some(Entry::Assumed { node, .. } | Entry::Bound { node }) => Some(node),
+            Some(Entry::Pending { .. } | Entry::Infeasible { .. }) | None => None,
         };
-        let known = self
-            .nodes
-            .get(&job.node)
-            .and_then(|state| state.jobs.get(&job.uid));
-        if self.jobs.get(&job.uid).is_some_and(same) && known == Some(&job) {
-            return;
-        }
-        self.remove_job(&job.uid);
+        let state = node
+            .filter(|node| **node == job.node)
+            .and_then(|node| self.nodes.get_mut(node));
+        let known = state.and_then(|state| Some((state.jobs.get(&job.uid)?.clone(), state)));
         let entry = Entry::Bound {
             node: job.node.clone(),
         };
+        if let Some((known, state)) = known
+            && known
+                == (BoundJob {
+                    attempt: known.attempt,
+                    ..job.clone()
+                })
+        {
+            self.jobs.insert(job.uid.clone(), entry);
+            if known.attempt != job.attempt && state.confirm(&job) {
+                self.node_freed(&job.node);
+            }
+            return;
+        }
+        self.remove_job(&job.uid);
         self.jobs.insert(job.uid.clone(), entry);
         self.hold(job);
     }

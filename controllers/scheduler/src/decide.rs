@@ -17,6 +17,7 @@ use crate::input::{
 };
 use crate::node_state::NodeState;
 use crate::pending::{Blocked, Class, ClassId, Known, OrderKey};
+use crate::ranking::Pass;
 
 /// Where a job goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,39 @@ enum Tried {
     Waits,
 }
 
+/// What a look at some nodes found.
+struct Found<'a> {
+    /// Those that fit.
+    fits: Vec<(Score, &'a NodeName)>,
+    /// May those that do not fit change the reason that is known? They do not when they fail for the same class of
+    /// reasons, or for a farther one while the node that the reason is judged by is another.
+    news: bool,
+}
+
+impl<'a> Found<'a> {
+    fn among(
+        needs: &Requirements,
+        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
+        known: Option<&Known>,
+    ) -> Self {
+        let (mut fits, mut news) = (Vec::new(), false);
+        for (name, state) in nodes {
+            match fit::fit(needs, name, state) {
+                Ok(score) => fits.push((score, name)),
+                Err(misfit) => {
+                    news = news
+                        || known.is_none_or(|known| match misfit.class().cmp(&known.class) {
+                            Ordering::Equal => false,
+                            Ordering::Greater => true,
+                            Ordering::Less => known.judged_by.as_ref().is_none_or(|by| by == name),
+                        });
+                }
+            }
+        }
+        Self { fits, news }
+    }
+}
+
 impl Cluster {
     /// Decides, and applies what it decides to this state. At most `limit` decisions; call again until there are none.
     /// Bindings come first and in order; then the jobs that are to be told why they wait, in order.
@@ -93,12 +127,14 @@ impl Cluster {
                 heads.insert((first, *id));
             }
         }
+        let mut pass = Pass::default();
         while decisions.len() < limit
             && let Some((order, id)) = heads.pop_first()
         {
-            match self.try_class(id) {
+            match self.try_class(id, &mut pass) {
                 Tried::Waits => continue,
                 Tried::Fits(node) => {
+                    pass.bound_to(&node);
                     decisions.extend(self.bind(&order.uid, &node).map(Decision::Bind));
                 }
                 Tried::Never(why) => {
@@ -128,7 +164,7 @@ impl Cluster {
         blocked.shape != self.shape || freed_at.is_some_and(|freed| freed > blocked.at)
     }
 
-    fn try_class(&mut self, id: ClassId) -> Tried {
+    fn try_class(&mut self, id: ClassId, pass: &mut Pass) -> Tried {
         let Some(class) = self.pending.classes.get(&id) else {
             return Tried::Waits;
         };
@@ -155,16 +191,28 @@ impl Cluster {
         }
         let needs = &key.requirements;
         let before = class.blocked.filter(|blocked| !blocked.by_queue);
-        let (best, news) = match before {
-            None => (Self::best_node(needs, self.candidates(needs), None).0, true),
-            Some(before) => {
-                let freed = self.freed.range(before.at + 1..).map(|(_, name)| name);
-                let asked =
-                    freed.filter(|name| needs.node_name.as_ref().is_none_or(|pin| pin == *name));
-                let states = asked.filter_map(|name| self.nodes.get_key_value(name));
-                let (best, news) = Self::best_node(needs, states, class.reason.as_ref());
-                (best, news || before.shape != self.shape)
+        let (best, news) = if let Some(best) = pass.best(id, needs, &self.nodes) {
+            (best, true)
+        } else {
+            let known = class.reason.as_ref().filter(|_| before.is_some());
+            let found = match before {
+                None => Found::among(needs, self.candidates(needs), known),
+                Some(before) => {
+                    let freed = self.freed.range(before.at + 1..).map(|(_, name)| name);
+                    let pin = needs.node_name.as_ref();
+                    let asked = freed.filter(|name| pin.is_none_or(|pin| pin == *name));
+                    let states = asked.filter_map(|name| self.nodes.get_key_value(name));
+                    Found::among(needs, states, known)
+                }
+            };
+            let best = found.fits.iter().min().map(|(_, name)| (*name).clone());
+            if best.is_some() && class.jobs.len() > 1 {
+                pass.remember(id, &found.fits);
             }
+            (
+                best,
+                found.news || before.is_none_or(|before| before.shape != self.shape),
+            )
         };
         if let Some(node) = best {
             return Tried::Fits(node);
@@ -180,34 +228,6 @@ impl Cluster {
         }
         self.pending.block(id, blocked);
         Tried::Waits
-    }
-
-    /// The best of some nodes, and whether those that fail may change the reason that is known. They do not when they
-    /// fail for the same class of reasons, or for a farther one while the node that the reason is judged by is another.
-    fn best_node<'a>(
-        needs: &Requirements,
-        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
-        known: Option<&Known>,
-    ) -> (Option<NodeName>, bool) {
-        let mut best: Option<(Score, &NodeName)> = None;
-        let mut news = false;
-        for (name, state) in nodes {
-            match fit::fit(needs, name, state) {
-                Ok(score) if best.is_none_or(|least| (score, name) < least) => {
-                    best = Some((score, name));
-                }
-                Ok(_) => {}
-                Err(misfit) => {
-                    news = news
-                        || known.is_none_or(|known| match misfit.class().cmp(&known.class) {
-                            Ordering::Equal => false,
-                            Ordering::Greater => true,
-                            Ordering::Less => known.judged_by.as_ref().is_none_or(|by| by == name),
-                        });
-                }
-            }
-        }
-        (best.map(|(_, name)| name.clone()), news)
     }
 
     /// Moves a job from the waiting to the assumed ones.

@@ -31,6 +31,7 @@ pub mod fit;
 pub mod input;
 mod node_state;
 mod pending;
+mod ranking;
 pub mod reason;
 pub mod vram;
 

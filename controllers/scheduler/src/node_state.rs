@@ -108,6 +108,21 @@ impl NodeState {
         Some(job)
     }
 
+    /// Sets the attempt of a job that is here. True when that changed what is left of its GPUs, because another measured
+    /// use is now known to be its own.
+    pub(crate) fn confirm(&mut self, job: &BoundJob) -> bool {
+        let Some(known) = self.jobs.get_mut(&job.uid) else {
+            return false;
+        };
+        known.attempt = job.attempt;
+        if job.gpus.is_empty() {
+            return false;
+        }
+        let before = self.gpus.clone();
+        self.measure(&job.gpus);
+        before != self.gpus
+    }
+
     /// What is promised on a GPU.
     pub(crate) fn promises(&self, gpu: &GpuUuid) -> Vec<Promise> {
         let holders = self.jobs.values().filter(|job| job.gpus.contains(gpu));
