@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
-use super::{Identity, MASTERS, write_private};
+use super::{Identity, MASTERS, hex, write_private};
 
 /// Unknown tokens make the file be looked at again, but not more often than this.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
@@ -171,10 +171,10 @@ impl Tokens {
         match table {
             Ok(table) if !table.is_empty() => *self.table.write() = table,
             Ok(_) => {
-                tracing::warn!(file = %file.path.display(), "the tokens file is empty; keeping the old tokens")
+                tracing::warn!(file = %file.path.display(), "the tokens file is empty; keeping the old tokens");
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot read the tokens file; keeping the old tokens")
+                tracing::warn!(%error, "cannot read the tokens file; keeping the old tokens");
             }
         }
     }
@@ -187,17 +187,6 @@ pub fn generate() -> Result<String, TokensError> {
         .try_fill_bytes(&mut bytes)
         .map_err(TokensError::Random)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 fn unhex(text: &str) -> Option<Hash> {

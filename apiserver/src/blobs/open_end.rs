@@ -117,7 +117,7 @@ impl OpenEnd {
                 let path = file_path(&folder, &id, found);
                 match found.cmp(&start) {
                     Ordering::Equal => {
-                        end = OpenEnd::File(OpenFile::open(&path, false).map_err(at(&path))?)
+                        end = OpenEnd::File(OpenFile::open(&path, false).map_err(at(&path))?);
                     }
                     Ordering::Less => fs::remove_file(&path).map_err(at(&path))?,
                     Ordering::Greater => {

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::negotiate::{Output, Want, aggregated_discovery};
 use super::status::page_not_found;
+use crate::auth::hex;
 use crate::registry::kinds::{Builtin, Kinds, ServedKind};
 
 /// The Kubernetes version whose behaviour is served; some kubectls choose a client by the minor.
@@ -369,11 +370,7 @@ pub fn etag_of(bytes: &[u8]) -> HeaderValue {
 
 /// A hash for URLs and ETags.
 pub fn hash_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02X}"))
-        .collect()
+    hex(&Sha256::digest(bytes)[..16])
 }
 
 fn send(document: &Value, headers: &HeaderMap, query: Option<&str>) -> Response {

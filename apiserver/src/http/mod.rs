@@ -9,6 +9,7 @@ pub mod negotiate;
 pub mod observe;
 pub mod openapi;
 mod openapi_meta;
+mod openapi_v2;
 mod params;
 pub mod protobuf;
 pub mod reviews;
@@ -16,6 +17,8 @@ pub mod status;
 pub mod streams;
 pub mod surface;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 /// Whether a path belongs to a health endpoint.

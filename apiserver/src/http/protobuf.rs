@@ -308,7 +308,7 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
                             api_version = text(
                                 take_bytes(&mut type_meta, wire, "apiVersion")?,
                                 "apiVersion",
-                            )?
+                            )?;
                         }
                         2 => kind = text(take_bytes(&mut type_meta, wire, "kind")?, "kind")?,
                         _ => skip_field(wire, tag, &mut type_meta, DecodeContext::default())?,

@@ -181,16 +181,14 @@ impl Streams {
                 "tailBytes and sinceOffset exclude each other",
             ));
         }
-        let attempt = match number(query, "attempt")? {
-            Some(attempt) => Some(attempt),
-            None => {
-                let latest = self
-                    .store
-                    .latest_attempt(&kind.storage, &target.uid, &target.stream)
-                    .await;
-                latest.map_err(|error| internal(&error))?
-            }
-        };
+        let mut attempt = number(query, "attempt")?;
+        if attempt.is_none() {
+            let latest = self
+                .store
+                .latest_attempt(&kind.storage, &target.uid, &target.stream)
+                .await;
+            attempt = latest.map_err(|error| internal(&error))?;
+        }
         let found = match attempt {
             Some(attempt) => self
                 .store

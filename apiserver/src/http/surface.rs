@@ -19,7 +19,7 @@ use super::observe::{Observer, observe};
 use super::openapi::OpenApi;
 use super::status::{Status, page_not_found};
 use super::streams::{self, FindUid, Streams};
-use super::{api, is_health, reviews};
+use super::{api, is_health, openapi_v2, reviews};
 use crate::auth::layer::guard;
 use crate::auth::tokens::Tokens;
 use crate::blobs::LogStore;
@@ -146,6 +146,7 @@ async fn dispatch(State(surface): State<Arc<Surface>>, request: Request) -> Resp
         "/" => discovery::root(&surface.registry.kinds(), headers, query),
         "/version" | "/version/" => discovery::version(headers, query),
         "/metrics" => surface.metrics(),
+        "/openapi/v2" => openapi_v2::respond(headers),
         _ if path == "/openapi/v3" || path.starts_with("/openapi/v3/") => {
             let kinds = surface.registry.kinds();
             surface

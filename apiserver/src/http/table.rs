@@ -50,7 +50,7 @@ pub fn object(kind: &ServedKind, bytes: &Bytes, output: &Output, now: Timestamp)
                 resource_version: resource_version(bytes),
                 ..ListMeta::default()
             };
-            Printer::new(kind, output, v1beta1, now).table([bytes], &meta.to_value(), true)
+            Printer::new(kind, *output, v1beta1, now).table([bytes], &meta.to_value(), true)
         }
     }
 }
@@ -66,7 +66,7 @@ pub fn list(
     let metadata = meta.to_value();
     let (api_version, list_kind) = match output.form {
         Form::Table { v1beta1 } => {
-            return Printer::new(kind, output, v1beta1, now).table(items, &metadata, true);
+            return Printer::new(kind, *output, v1beta1, now).table(items, &metadata, true);
         }
         Form::Json | Form::Yaml => (&*kind.api_version, &*kind.list_kind),
         Form::Partial => ("meta.k8s.io/v1", "PartialObjectMetadataList"),
@@ -105,7 +105,7 @@ pub fn event(
         Form::Partial => partial(bytes, "meta.k8s.io/v1").into(),
         Form::Table { v1beta1 } => {
             let metadata = json!({"resourceVersion": resource_version(bytes)});
-            Printer::new(kind, output, v1beta1, now).table([bytes], &metadata, first)
+            Printer::new(kind, *output, v1beta1, now).table([bytes], &metadata, first)
         }
     };
     let mut line = Vec::with_capacity(object.len() + event_type.len() + 24);
@@ -182,7 +182,7 @@ fn definition(
 }
 
 impl<'a> Printer<'a> {
-    fn new(kind: &'a ServedKind, output: &Output, v1beta1: bool, now: Timestamp) -> Self {
+    fn new(kind: &'a ServedKind, output: Output, v1beta1: bool, now: Timestamp) -> Self {
         let is_event = matches!(kind.builtin, Some(Builtin::CoreEvent | Builtin::Event));
         let mut columns: Vec<(Source, &str)> = kind
             .columns
