@@ -14,40 +14,47 @@ use super::{
     stats::Counters,
 };
 use crate::store::{
-    Change, CommitError, EventType, FIRST_REVISION, IndexEntry, ObjectKey, Operation, Record,
-    Revision, Store, StoreError, Stored,
+    Change, EventType, FIRST_REVISION, Operation, Record, Revision, Store, StoreError, Stored,
 };
 
 /// Records from which on a start extracts index entries in parallel. Chosen: a few milliseconds of work.
 const PARALLEL_FROM: usize = 1000;
 
+/// One record, as the object that it will be: the log is read straight into the buffers that stay.
+#[derive(Debug)]
+struct Found {
+    stored: Stored,
+    previous: Option<Revision>,
+    deleted: bool,
+    time_ms: i64,
+}
+
 /// What was found in the store, before anything was extracted from the objects: what the index needs
 /// to know, such as selectable fields, may itself be an object.
 #[derive(Debug)]
 pub struct Recovered {
-    records: Vec<Record>,
+    found: Vec<Found>,
 }
 
 impl Recovered {
     /// The current objects of a resource, by key.
     pub fn objects(&self, resource: &str) -> Vec<Bytes> {
         let mut objects = BTreeMap::new();
-        for record in self
-            .records
-            .iter()
-            .filter(|record| &*record.key.resource == resource)
-        {
-            match record.operation {
-                Operation::Put => objects.insert(&record.key, record.body.clone()),
-                Operation::Delete => objects.remove(&record.key),
-            };
+        let of_resource = |found: &&Found| &*found.stored.key.resource == resource;
+        for found in self.found.iter().filter(of_resource) {
+            let key = &found.stored.key;
+            if found.deleted {
+                objects.remove(key);
+            } else {
+                objects.insert(key, found.stored.bytes.clone());
+            }
         }
         objects.into_values().collect()
     }
 
     /// Is this a fresh store?
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.found.is_empty()
     }
 }
 
@@ -62,23 +69,30 @@ impl Cache {
         index: impl FnOnce(&Recovered) -> Index,
     ) -> Result<Self, StoreError> {
         let floors = store.floors()?;
-        let mut recovered = Recovered {
-            records: Vec::new(),
-        };
-        store.history(0, &mut |record| {
-            recovered.records.push(record);
-            ControlFlow::Continue(())
+        let mut recovered = Recovered { found: Vec::new() };
+        let mut unreadable = None;
+        store.history(0, &mut |record| match found(record) {
+            Ok(found) => {
+                recovered.found.push(found);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                unreadable = Some(error);
+                ControlFlow::Break(())
+            }
         })?;
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         let index = index(&recovered);
         let mut state = State::new();
         for (resource, floor) in &floors {
             state.resource_mut(resource).floor = *floor;
         }
-        let entries = extract(&recovered.records, &index, store.blocks());
-        for (record, entry) in recovered.records.into_iter().zip(entries) {
-            let floor = floors.get(&record.key.resource).copied();
-            let floor = floor.unwrap_or(FIRST_REVISION - 1);
-            replay(&mut state, record, floor, Arc::new(entry))?;
+        extract(&mut recovered.found, &index, store.blocks());
+        for found in recovered.found {
+            let floor = floors.get(&found.stored.key.resource).copied();
+            replay(&mut state, found, floor.unwrap_or(FIRST_REVISION - 1))?;
         }
         let revision = store.last_revision();
         state.revision = revision;
@@ -97,23 +111,23 @@ impl Cache {
     }
 }
 
-/// The index entries of all records: the dearest part of a start, so on all cores if threads are allowed.
-fn extract(records: &[Record], index: &Index, threads: bool) -> Vec<IndexEntry> {
-    let one = |record: &Record| index(&record.key.resource, &record.body);
+/// Extracts all index entries: the dearest part of a start, so on all cores if threads are allowed.
+fn extract(found: &mut [Found], index: &Index, threads: bool) {
+    let one = |found: &mut Found| {
+        let entry = index(&found.stored.key.resource, &found.stored.bytes);
+        found.stored.index = Arc::new(entry);
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if !threads || cores == 1 || records.len() < PARALLEL_FROM {
-        return records.iter().map(one).collect();
+    if !threads || cores == 1 || found.len() < PARALLEL_FROM {
+        found.iter_mut().for_each(one);
+        return;
     }
+    let part = found.len().div_ceil(cores);
     std::thread::scope(|scope| {
-        let parts = records.chunks(records.len().div_ceil(cores));
-        let parts: Vec<_> = parts
-            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
-            .collect();
-        let joined = parts.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined
-            .flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+        for part in found.chunks_mut(part) {
+            scope.spawn(move || part.iter_mut().for_each(one));
+        }
+    });
 }
 
 fn start(shared: Arc<Shared>) -> Result<Cache, StoreError> {
@@ -141,12 +155,7 @@ async fn trim_when_idle(queue: mpsc::WeakSender<Request>, every: Duration) {
     }
 }
 
-fn replay(
-    state: &mut State,
-    record: Record,
-    floor: Revision,
-    entry: Arc<IndexEntry>,
-) -> Result<(), StoreError> {
+fn found(record: Record) -> Result<Found, StoreError> {
     let Record {
         revision,
         operation,
@@ -156,32 +165,54 @@ fn replay(
         rv_offset,
         body,
     } = record;
-    let damaged = |detail: String| StoreError::Inconsistent { revision, detail };
-    let key: ObjectKey = state.interned(key);
-    let before = state.get(&key).cloned();
     let deleted = operation == Operation::Delete;
-    if revision <= floor {
-        if deleted {
-            state.restore_deleted(&key, revision);
-            return Ok(());
-        }
-    } else if before.as_ref().map(|before| before.revision) != previous {
-        return Err(damaged(format!(
-            "`{key}` does not follow its revision {previous:?}"
-        )));
-    }
     let kind = match (deleted, previous) {
         (true, _) => EventType::Deleted,
         (false, None) => EventType::Added,
         (false, Some(_)) => EventType::Modified,
     };
-    let stored = Stored::build(key, revision, kind, &body, rv_offset, entry)
-        .map_err(|error: CommitError| damaged(error.to_string()))?;
-    let stored = Arc::new(stored);
+    let index = Arc::default();
+    let stored = Stored::build(key, revision, kind, &body, rv_offset, index).map_err(|error| {
+        StoreError::Inconsistent {
+            revision,
+            detail: error.to_string(),
+        }
+    })?;
+    Ok(Found {
+        stored,
+        previous,
+        deleted,
+        time_ms,
+    })
+}
+
+fn replay(state: &mut State, found: Found, floor: Revision) -> Result<(), StoreError> {
+    let Found {
+        mut stored,
+        previous,
+        deleted,
+        time_ms,
+    } = found;
+    let revision = stored.revision;
+    stored.key = state.interned(stored.key);
+    let before = state.get(&stored.key).cloned();
     if revision <= floor {
-        state.restore(stored);
-    } else {
-        state.apply(Arc::new(Change::new(stored, before, deleted, time_ms)));
+        if deleted {
+            state.restore_deleted(&stored.key, revision);
+        } else {
+            state.restore(Arc::new(stored));
+        }
+        return Ok(());
     }
+    if before.as_ref().map(|before| before.revision) != previous {
+        let detail = format!("`{}` does not follow its revision {previous:?}", stored.key);
+        return Err(StoreError::Inconsistent { revision, detail });
+    }
+    state.apply(Arc::new(Change::new(
+        Arc::new(stored),
+        before,
+        deleted,
+        time_ms,
+    )));
     Ok(())
 }

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     selector::Selection,
-    store::{Expect, FIRST_REVISION, MemoryStore, Mutation, Operation, Room},
+    store::{
+        Batch, Expect, FIRST_REVISION, MemoryStore, Mutation, Operation, Removal, Room, Store,
+    },
 };
 
 const FIRST: u64 = FIRST_REVISION;
@@ -527,4 +529,53 @@ async fn the_same_calls_make_the_same_history() {
     }
     assert!(histories[0].0.len() > 40);
     assert!(histories.iter().all(|history| *history == histories[0]));
+}
+
+#[tokio::test]
+async fn a_start_knows_the_current_objects_before_it_extracts_from_them() {
+    let store = memory();
+    let first = open(&store, options(&HandClock::default()));
+    for mutation in [
+        Thing::new("a").create(),
+        Thing::new("b").create(),
+        Thing::new("a").color("red").update(),
+        Thing::new("b").delete(),
+    ] {
+        first.commit(mutation).await.unwrap();
+    }
+    let current = first.get(&Thing::new("a").key()).unwrap();
+    let again: Arc<dyn Store> = store;
+    let index = |recovered: &super::Recovered| -> super::Index {
+        assert_eq!(recovered.objects(JOBS), std::slice::from_ref(&current.bytes));
+        assert!(recovered.objects("others").is_empty() && !recovered.is_empty());
+        Arc::new(super::testing::extract)
+    };
+    let second = super::Cache::open(again, options(&HandClock::default()), index).unwrap();
+    assert_eq!(second.get(&current.key).unwrap().index, current.index);
+}
+
+#[tokio::test]
+async fn a_log_with_a_hole_is_refused_with_the_place() {
+    let store = memory();
+    let cache = open(&store, options(&HandClock::default()));
+    for mutation in [Thing::new("a").create(), Thing::new("a").update()] {
+        cache.commit(mutation).await.unwrap();
+    }
+    let removals = vec![Removal {
+        revision: FIRST,
+        bytes: 1,
+    }];
+    let hole = Batch {
+        after: FIRST + 1,
+        removals,
+        ..Batch::default()
+    };
+    store.commit(&hole).unwrap();
+    let store: Arc<dyn Store> = store;
+    let index = |_: &super::Recovered| Arc::new(super::testing::extract) as super::Index;
+    let error = super::Cache::open(store, options(&HandClock::default()), index).unwrap_err();
+    assert!(
+        error.to_string().contains(&(FIRST + 1).to_string()),
+        "{error}"
+    );
 }
