@@ -18,6 +18,7 @@ use crate::input::{
 use crate::node_state::NodeState;
 use crate::pending::{Blocked, Class, ClassId, Known, OrderKey};
 use crate::ranking::Pass;
+use crate::vram;
 
 /// Where a job goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Placement {
     pub node: NodeName,
     /// The GPUs, in bus order.
     pub gpus: Vec<GpuUuid>,
-    /// Memory declared on each GPU; `None` when the job declared none.
+    /// Memory declared on each GPU, and never more than one of them has; `None` when the job declared none.
     pub vram: Option<Bytes>,
     /// True when the GPUs are the job's alone and each is charged whole.
     pub whole_gpus: bool,
@@ -274,8 +275,10 @@ impl Cluster {
         let needs = &job.requirements;
         let chosen = fit::choose_gpus(needs, state);
         let gpus: Vec<_> = chosen.iter().map(|at| &facts.gpus[*at]).collect();
-        let vram = match needs.gpus {
-            GpuRequest::Vram { bytes, .. } => Some(bytes),
+        let capacities = gpus.iter().map(|gpu| vram::capacity(gpu));
+        let declared = match needs.gpus {
+            // Who names the class of a card asks for more than it can have.
+            GpuRequest::Vram { bytes, .. } => Some(capacities.min().unwrap_or(bytes).min(bytes)),
             GpuRequest::None | GpuRequest::Whole(_) => None,
         };
         Some(Placement {
@@ -283,7 +286,7 @@ impl Cluster {
             node: name.clone(),
             whole_gpus: fit::takes_whole_gpus(needs, &gpus),
             gpus: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
-            vram,
+            vram: declared,
             whole_node: needs.exclusive == Exclusive::Node,
             cpu: needs.cpu,
             memory: needs.memory,

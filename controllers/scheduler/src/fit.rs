@@ -110,8 +110,9 @@ pub(crate) fn takes_whole_gpus(needs: &Requirements, gpus: &[&Gpu]) -> bool {
         GpuRequest::None => false,
         GpuRequest::Whole(_) => true,
         GpuRequest::Vram { bytes, .. } => {
+            // GPUs of which one is taken whole are all idle ones, see `rooms`.
             needs.exclusive != Exclusive::Shared
-                || gpus.iter().all(|gpu| vram::names_class(bytes, gpu))
+                || gpus.iter().any(|gpu| vram::names_class(bytes, gpu))
         }
     }
 }
@@ -376,9 +377,46 @@ fn room(needs: &Requirements, gpu: &Gpu, state: &GpuState) -> Option<u64> {
 }
 
 /// GPUs that the job fits on, the tightest first.
+///
+/// A binding says once for all its GPUs whether they are taken whole. So a job of several GPUs that names the class of one
+/// of them gets cards of that class, else cards that it shares, and only then idle ones of both kinds.
 fn rooms(needs: &Requirements, node: &Node, state: &NodeState) -> Vec<(u64, usize)> {
+    let wanted = needs.gpus.count() as usize;
+    let all = rooms_where(needs, node, state, &|_, _| true);
+    let GpuRequest::Vram { bytes, .. } = needs.gpus else {
+        return all;
+    };
+    let names_class = |(_, at): &&(u64, usize)| vram::names_class(bytes, &node.gpus[*at]);
+    let of_class = all.iter().filter(names_class).count();
+    if of_class == 0 || of_class >= wanted || needs.exclusive != Exclusive::Shared {
+        // Cards of the class come first: nothing is left of them.
+        return all;
+    }
+    let shared: Vec<_> = all
+        .iter()
+        .copied()
+        .filter(|room| !names_class(&room))
+        .collect();
+    if shared.len() >= wanted {
+        return shared;
+    }
+    let idle = rooms_where(needs, node, state, &|_, state| state.headroom.idle);
+    if idle.len() > shared.len() {
+        idle
+    } else {
+        shared
+    }
+}
+
+fn rooms_where(
+    needs: &Requirements,
+    node: &Node,
+    state: &NodeState,
+    test: &dyn Fn(&Gpu, &GpuState) -> bool,
+) -> Vec<(u64, usize)> {
     let gpus = node.gpus.iter().zip(&state.gpus).enumerate();
     let mut rooms: Vec<(u64, usize)> = gpus
+        .filter(|(_, (gpu, state))| test(gpu, state))
         .filter_map(|(at, (gpu, state))| room(needs, gpu, state).map(|left| (left, at)))
         .collect();
     rooms.sort_unstable_by_key(|(left, at)| (*left, node.gpus[*at].index, *at));

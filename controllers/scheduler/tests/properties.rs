@@ -345,13 +345,31 @@ impl Model {
             && (needs.exclusive != Exclusive::Node || here.is_empty())
             && cpu + needs.cpu.0 <= node.cpu.0
             && memory + needs.memory.0 <= node.memory.0
-            && node
-                .gpus
-                .iter()
-                .filter(|gpu| gpu_takes(needs, gpu, &here))
-                .count()
-                >= needs.gpus.count() as usize
+            && gpus_take(needs, &node.gpus, &here)
     }
+}
+
+/// Enough cards of the class that the job names, or enough to share, or enough idle ones of both kinds.
+fn gpus_take(needs: &Requirements, gpus: &[Gpu], here: &[&BoundJob]) -> bool {
+    let wanted = needs.gpus.count() as usize;
+    let takes: Vec<&Gpu> = gpus
+        .iter()
+        .filter(|gpu| gpu_takes(needs, gpu, here))
+        .collect();
+    let GpuRequest::Vram { bytes, .. } = needs.gpus else {
+        return takes.len() >= wanted;
+    };
+    let of_class = |gpu: &&&Gpu| bytes.0 + 512 * Bytes::MIB > gpu.memory.0 - gpu.reserved.0;
+    let whole = Requirements {
+        exclusive: Exclusive::Gpu,
+        ..needs.clone()
+    };
+    let idle = takes
+        .iter()
+        .filter(|gpu| gpu_takes(&whole, gpu, here))
+        .count();
+    let class = takes.iter().filter(of_class).count();
+    class >= wanted || takes.len() - class >= wanted || idle >= wanted
 }
 
 fn gpu_takes(needs: &Requirements, gpu: &Gpu, here: &[&BoundJob]) -> bool {
@@ -501,9 +519,7 @@ proptest! {
                         .chain(model.assumed.values().map(|(_, bound)| bound))
                         .filter(|bound| bound.node == node_name(at))
                         .collect();
-                    let gpus = &model.nodes[at].gpus;
-                    let room = gpus.iter().filter(|gpu| gpu_takes(&job.requirements, gpu, &here)).count();
-                    prop_assert!(room < job.requirements.gpus.count() as usize);
+                    prop_assert!(!gpus_take(&job.requirements, &model.nodes[at].gpus, &here));
                 }
             }
             // What the job was told counts every node that it was judged against once.
