@@ -349,7 +349,7 @@ impl KindSchema {
                 errors.push(FieldError {
                     path: String::new(),
                     kind: super::FieldErrorKind::Invalid,
-                    value: Some(Value::Null),
+                    value: Some(Value::from("null")),
                     detail: "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation".to_owned(),
                 });
             }

@@ -1,11 +1,17 @@
 //! The patches a client may send: JSON patch, merge patch, and strategic merge patch for built-in kinds.
 
+use json_patch::PatchOperation;
 use serde_json::{Map, Value};
+
+use super::decode::MAX_DEPTH;
 
 /// The most operations of one JSON patch. Specified by Kubernetes.
 pub const OPERATIONS_MAX: usize = 10_000;
 /// The most that the copies of one JSON patch may add, in bytes. Chosen: the limit of a request body.
 pub const COPIES_MAX: usize = 3 * 1024 * 1024;
+
+/// The most moves and copies of one JSON patch: each pair can nest the object a level deeper. Chosen.
+pub const MOVES_MAX: usize = 1_000;
 
 /// Why a patch was refused.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +25,8 @@ pub enum PatchError {
     /// 422: it does not fit the object, a failed `test` included.
     #[error("the server rejected our request due to an error in our request")]
     DoesNotApply(#[source] json_patch::PatchError),
-    /// 413: its copies would make the object too large.
-    #[error("the copies of a JSON patch may add at most {COPIES_MAX} bytes")]
+    /// 413: its moves and copies would make the object too large or too deep.
+    #[error("the JSON patch makes the object too large or nests it too deeply")]
     TooLarge,
 }
 
@@ -32,20 +38,20 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|why| PatchError::Undecodable(why.to_string()))?;
-    if !patch
-        .0
-        .iter()
-        .any(|operation| matches!(operation, json_patch::PatchOperation::Copy(_)))
-    {
-        return json_patch::patch(target, &patch.0).map_err(PatchError::DoesNotApply);
+    let moves = |operation: &&PatchOperation| {
+        matches!(operation, PatchOperation::Move(_) | PatchOperation::Copy(_))
+    };
+    let count = patch.0.iter().filter(moves).count();
+    let deepest = patch.0.iter().map(|operation| operation.path().count());
+    if count > MOVES_MAX || deepest.max().unwrap_or(0) > MAX_DEPTH {
+        return Err(PatchError::TooLarge);
     }
     // Copies can double the object again and again, so its growth is watched one by one.
     let mut patched = target.clone();
     let mut spent = 0;
     for operation in &patch.0 {
-        if let json_patch::PatchOperation::Copy(copy) = operation {
-            let size = patched.pointer(copy.from.as_str()).map_or(0, weight);
-            spent += size;
+        if let PatchOperation::Copy(copy) = operation {
+            spent += patched.pointer(copy.from.as_str()).map_or(0, weight);
             if spent > COPIES_MAX {
                 return Err(PatchError::TooLarge);
             }
@@ -53,8 +59,20 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
         json_patch::patch(&mut patched, std::slice::from_ref(operation))
             .map_err(PatchError::DoesNotApply)?;
     }
+    if is_deeper(&patched, MAX_DEPTH) {
+        return Err(PatchError::TooLarge);
+    }
     *target = patched;
     Ok(())
+}
+
+/// Is a value nested more than `levels` deep?
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
+        Value::Object(map) => levels == 0 || map.values().any(|value| is_deeper(value, levels - 1)),
+        _ => false,
+    }
 }
 
 /// About how many bytes a value takes.
@@ -336,6 +354,28 @@ mod tests {
             .collect();
         assert!(matches!(
             json(&mut json!({"a": ["xxxxxxxxxx"]}), &json!(bomb)),
+            Err(PatchError::TooLarge)
+        ));
+    }
+
+    #[test]
+    fn json_patches_cannot_nest_without_end() {
+        let wrap = [
+            json!({"op": "add", "path": "/y", "value": {}}),
+            json!({"op": "move", "from": "/x", "path": "/y/x"}),
+            json!({"op": "move", "from": "/y", "path": "/x"}),
+        ];
+        for levels in [150, 3_000] {
+            let bomb: Vec<Value> = wrap.iter().cycle().take(levels * 3).cloned().collect();
+            let mut value = json!({"x": {}});
+            assert!(json(&mut value, &json!(bomb)).is_err());
+            assert_eq!(value, json!({"x": {}}));
+        }
+        let fine: Vec<Value> = wrap.iter().cycle().take(30).cloned().collect();
+        json(&mut json!({"x": {}}), &json!(fine)).unwrap();
+        let deep = json!([{"op": "add", "path": "/a".repeat(101), "value": 1}]);
+        assert!(matches!(
+            json(&mut json!({}), &deep),
             Err(PatchError::TooLarge)
         ));
     }
