@@ -546,7 +546,10 @@ async fn a_start_knows_the_current_objects_before_it_extracts_from_them() {
     let current = first.get(&Thing::new("a").key()).unwrap();
     let again: Arc<dyn Store> = store;
     let index = |recovered: &super::Recovered| -> super::Index {
-        assert_eq!(recovered.objects(JOBS), std::slice::from_ref(&current.bytes));
+        assert_eq!(
+            recovered.objects(JOBS),
+            std::slice::from_ref(&current.bytes)
+        );
         assert!(recovered.objects("others").is_empty() && !recovered.is_empty());
         Arc::new(super::testing::extract)
     };
