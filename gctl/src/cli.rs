@@ -8,7 +8,7 @@ use crate::commands::{
     apply, cancel, completion, delete, describe, get, logs, submit, version, wait,
 };
 use crate::connection::Choice;
-use crate::{exit, sync};
+use crate::{exit, sync, up};
 
 /// A queue for GPU and batch work on the machines you own, behind a Kubernetes-style API.
 #[derive(Clone, Debug, Parser)]
@@ -53,6 +53,8 @@ impl Global {
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Run a whole cluster here: API server, controllers and node agent
+    Up(up::Args),
     /// Make objects be as files say
     Apply(apply::Args),
     /// Show objects, once or as they change

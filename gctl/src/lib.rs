@@ -21,6 +21,7 @@ pub mod merge;
 pub mod output;
 pub mod session;
 pub mod sync;
+pub mod up;
 pub mod watch;
 
 use std::ffi::OsString;
@@ -50,6 +51,12 @@ pub async fn run(
         Ok(cli) => cli,
         Err(exit) => return exit,
     };
+    if let Command::Up(args) = &cli.command {
+        // It has an end of its own: jobs are told, parts are ended in order.
+        let namespace = cli.global.namespace.as_deref();
+        let result = up::run(args, namespace, &output, &interrupt).await;
+        return settle(&output, result);
+    }
     tokio::select! {
         biased;
         () = interrupt.cancelled() => Exit::Interrupted,
@@ -133,5 +140,8 @@ async fn dispatch(session: &mut Session, command: &Command) -> Result<Exit, Erro
         Command::Sync(args) => sync::run(session, args).await,
         Command::Version(args) => version::run(Some(session), &session.output, args).await,
         Command::Completion(args) => completion::run(&session.output, args),
+        Command::Up(_) => Err(Error::Usage(
+            "up starts a cluster of its own and takes no client".into(),
+        )),
     }
 }

@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // Before any thread, any descriptor and any argument parser: this process may be meant to be the spawner of jobs.
+    nodeagent::spawner::run_if_asked();
     // Logs are for finding faults; what a person should know is said by the commands themselves.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -59,10 +61,7 @@ async fn listen_for_signals(interrupt: CancellationToken) {
     }
 }
 
-#[expect(
-    clippy::exit,
-    reason = "the person asked twice and does not want to wait for a clean end"
-)]
+#[expect(clippy::exit, reason = "the person asked twice and does not want to wait for a clean end")]
 fn end_now() -> ! {
     std::process::exit(i32::from(Exit::Interrupted.code()))
 }
