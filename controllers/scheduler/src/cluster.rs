@@ -104,6 +104,8 @@ pub struct Cluster {
     /// Counts the events after which every reason must be judged anew: a node left, or the fleet has settled.
     pub(crate) shape: u64,
     pub(crate) settled: bool,
+    /// Counts every change of what is there or promised.
+    pub(crate) version: u64,
 }
 
 impl Cluster {
@@ -122,6 +124,7 @@ impl Cluster {
             return;
         }
         state.set_facts(node);
+        self.version += 1;
         self.node_freed(name);
     }
 
@@ -132,6 +135,7 @@ impl Cluster {
         };
         self.freed.remove(&state.freed_at);
         self.shape += 1;
+        self.version += 1;
         if state.jobs.is_empty() {
             self.nodes.remove(name);
         } else {
@@ -151,6 +155,7 @@ impl Cluster {
             entry.state = queue;
             entry.freed_at = self.epoch;
             self.shape += 1;
+            self.version += 1;
         }
     }
 
@@ -200,6 +205,7 @@ impl Cluster {
         {
             self.jobs.insert(job.uid.clone(), entry);
             if known.attempt != job.attempt && state.confirm(&job) {
+                self.version += 1;
                 self.node_freed(&job.node);
             }
             return;
@@ -275,12 +281,14 @@ impl Cluster {
 
     /// Charges a job to its node and its queue.
     pub(crate) fn hold(&mut self, job: BoundJob) {
+        self.version += 1;
         let queue = self.queues.entry(job.queue.clone()).or_default();
         queue.used = queue.used.plus(Usage::of(&job));
         self.nodes.entry(job.node.clone()).or_default().add(job);
     }
 
     fn let_go(&mut self, uid: &JobUid, node: &NodeName) {
+        self.version += 1;
         let Some(state) = self.nodes.get_mut(node) else {
             return;
         };

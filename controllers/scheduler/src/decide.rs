@@ -5,7 +5,7 @@
 //! tried again. A waiting job is told its reason once, and again only when the class of the reason is another.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Entry};
@@ -193,7 +193,11 @@ impl Cluster {
         let needs = &key.requirements;
         let before = class.blocked.filter(|blocked| !blocked.by_queue);
         let (best, news) = if let Some(best) = pass.best(id, needs, &self.nodes) {
-            (best, true)
+            // What was known of the other nodes is as true as before, since nothing was freed.
+            (
+                best,
+                before.is_none_or(|before| before.shape != self.shape) || class.reason.is_none(),
+            )
         } else {
             let known = class.reason.as_ref().filter(|_| before.is_some());
             let found = match before {
@@ -313,16 +317,10 @@ impl Cluster {
                 heads.insert((order, *id));
             }
         }
-        let mut reasons = BTreeMap::new();
         while decisions.len() < limit
             && let Some((order, id)) = heads.pop_first()
         {
-            if !reasons.contains_key(&id)
-                && let Some(why) = self.class_reason(id)
-            {
-                reasons.insert(id, Arc::new(why));
-            }
-            let Some(why) = reasons.get(&id).map(Arc::clone) else {
+            let Some(why) = self.class_reason(id) else {
                 continue;
             };
             self.pending.told(id, &order);
@@ -337,13 +335,23 @@ impl Cluster {
     }
 
     /// Why the jobs of a class wait now; the class of the reason is recorded as the one that they are told.
-    fn class_reason(&mut self, id: ClassId) -> Option<Explanation> {
-        let key = self.pending.classes.get(&id)?.key.clone();
+    fn class_reason(&mut self, id: ClassId) -> Option<Arc<Explanation>> {
+        let class = self.pending.classes.get(&id)?;
+        if let Some((version, why)) = &class.why
+            && *version == self.version
+        {
+            return Some(Arc::clone(why));
+        }
+        let key = class.key.clone();
         let why = match self.queue_reason(&key.queue, &key.requirements) {
             Some(why) => why,
             None => self.node_reason(&key.requirements),
         };
+        let why = Arc::new(why);
         self.pending.set_reason(id, why.known());
+        if let Some(class) = self.pending.classes.get_mut(&id) {
+            class.why = Some((self.version, Arc::clone(&why)));
+        }
         Some(why)
     }
 }

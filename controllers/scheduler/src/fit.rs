@@ -477,6 +477,14 @@ fn room_misfit(needs: &Requirements, node: &Node, state: &NodeState, fitting: us
     }
     let rest = gpus().filter(|(gpu, state)| kind(gpu, state) && room(needs, gpu, state).is_none());
     let best = rest.max_by_key(|(gpu, state)| (state.headroom.free, std::cmp::Reverse(gpu.index)));
+    if best.is_none() {
+        // Each would do by itself, and they cannot be had together: some are shared and some would be taken whole.
+        let idle = gpus().filter(|(gpu, state)| kind(gpu, state) && state.headroom.idle);
+        return Misfit::GpusBusy {
+            wanted: count,
+            idle: to_u32(idle.count()),
+        };
+    }
     Misfit::Vram {
         wanted: bytes,
         count,

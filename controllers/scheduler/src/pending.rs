@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::explain::Explanation;
 use crate::input::{Job, JobUid, NodeName, QueueName, Requirements};
 use crate::reason::ReasonClass;
 
@@ -47,6 +48,8 @@ pub(crate) struct Class {
     pub(crate) blocked: Option<Blocked>,
     /// The class of the reason that the told jobs know, and the node that it is judged by.
     pub(crate) reason: Option<Known>,
+    /// The reason in full, and the state of the cluster that it is true of.
+    pub(crate) why: Option<(u64, Arc<Explanation>)>,
 }
 
 /// A reason that is known.
@@ -99,6 +102,7 @@ impl Pending {
                 untold: BTreeSet::new(),
                 blocked: None,
                 reason: None,
+                why: None,
             };
             self.classes.insert(id, class);
             id
