@@ -1,0 +1,117 @@
+//! What must be true of every job after every change (rules.md sections 1 to 5), checked on the stream of changes.
+
+use std::collections::BTreeMap;
+
+use crds::phase::{derive, may_move};
+use crds::{Job, JobStatus, Phase};
+
+/// Bytes of a simulated GPU that jobs of one card may be charged together; the cards of the simulations have 24 GiB.
+const CARD_BYTES: u64 = 24 << 30;
+
+/// The jobs as they were after the last change.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    jobs: BTreeMap<String, Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    name: String,
+    status: JobStatus,
+}
+
+/// What one change showed.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// Rules that do not hold.
+    pub faults: Vec<String>,
+    /// The change in a line, if phase, attempt or place changed.
+    pub line: Option<String>,
+}
+
+impl Invariants {
+    /// Takes a change in and checks it.
+    pub fn on_job(&mut self, job: &Job) -> Observation {
+        let mut found = Observation::default();
+        let name = job.metadata.name.clone().unwrap_or_default();
+        let uid = job.metadata.uid.clone().unwrap_or_default();
+        let status = job.status.clone().unwrap_or_default();
+        let phase = status.phase.unwrap_or_default();
+        let mut fault = |text: String| found.faults.push(format!("{name}: {text}"));
+        if status.phase.is_some() && derive(&status) != phase {
+            fault(format!("phase {phase:?} is not what is derived, {:?}", derive(&status)));
+        }
+        let before = self.jobs.get(&uid);
+        if let Some(before) = before {
+            let old = before.status.phase.unwrap_or_default();
+            if old != phase && !may_move(old, phase) {
+                fault(format!("moved from {old:?} to {phase:?}"));
+            }
+            if status.attempt < before.status.attempt {
+                fault(format!("attempt went from {} to {}", before.status.attempt, status.attempt));
+            }
+            if let (Some(was), Some(is)) = (&before.status.binding, &status.binding)
+                && status.attempt == before.status.attempt
+                && was != is
+            {
+                fault("the binding changed within an attempt".to_owned());
+            }
+        }
+        let line = describe(&name, &status);
+        if before.is_none_or(|before| describe(&before.name, &before.status) != line) {
+            found.line = Some(line);
+        }
+        self.jobs.insert(uid, Seen { name, status });
+        found.faults.extend(self.over_promised());
+        found
+    }
+
+    /// Takes a deletion in.
+    pub fn on_deleted(&mut self, job: &Job) {
+        self.jobs.remove(job.metadata.uid.as_deref().unwrap_or_default());
+    }
+
+    /// GPUs that are promised twice, or beyond what they have.
+    fn over_promised(&self) -> Vec<String> {
+        let mut charges: BTreeMap<(&str, &str), Vec<(&Seen, u64, bool)>> = BTreeMap::new();
+        for seen in self.jobs.values() {
+            let Some(binding) = &seen.status.binding else {
+                continue;
+            };
+            if seen.status.release.is_some() {
+                continue;
+            }
+            for gpu in &binding.gpus {
+                charges
+                    .entry((&binding.node_name, gpu))
+                    .or_default()
+                    .push((seen, binding.vram_bytes.unwrap_or(CARD_BYTES), binding.whole_gpus));
+            }
+        }
+        let mut faults = Vec::new();
+        for ((node, gpu), holders) in charges {
+            let names = || holders.iter().map(|(seen, ..)| seen.name.as_str()).collect::<Vec<_>>();
+            if holders.len() > 1 && holders.iter().any(|(_, _, whole)| *whole) {
+                faults.push(format!("{gpu} of {node} is a job's alone and shared by {:?}", names()));
+            }
+            let bytes: u64 = holders.iter().map(|(_, bytes, _)| bytes).sum();
+            if bytes > CARD_BYTES {
+                faults.push(format!("{gpu} of {node} is charged {bytes} bytes by {:?}", names()));
+            }
+        }
+        faults
+    }
+}
+
+fn describe(name: &str, status: &JobStatus) -> String {
+    let phase = status.phase.map_or("New".to_owned(), |phase: Phase| format!("{phase:?}"));
+    let place = status.binding.as_ref().map_or(String::new(), |binding| {
+        format!(" {} {}", binding.node_name, binding.gpus.join(","))
+    });
+    let exit = match (status.exit_code, status.signal) {
+        (Some(code), _) => format!(" exit {code}"),
+        (None, Some(signal)) => format!(" signal {signal}"),
+        (None, None) => String::new(),
+    };
+    format!("{name} {phase} attempt {}{place}{exit}", status.attempt)
+}
