@@ -192,7 +192,8 @@ impl Cluster {
         }
         let needs = &key.requirements;
         let before = class.blocked.filter(|blocked| !blocked.by_queue);
-        let (best, news) = if let Some(best) = pass.best(id, needs, &self.nodes) {
+        let (best, news) = if pass.knows(id) {
+            let best = pass.best(id, needs, &self.nodes);
             // What was known of the other nodes is as true as before, since nothing was freed.
             (
                 best,

@@ -56,13 +56,18 @@ impl Pass {
         self.rankings.insert(id, ranking);
     }
 
-    /// The best node for a class now; `None` when it was not remembered, `Some(None)` when none is left.
+    /// Is anything remembered for a class?
+    pub(crate) fn knows(&self, id: ClassId) -> bool {
+        self.rankings.contains_key(&id)
+    }
+
+    /// The best node for a class now, of those that were remembered.
     pub(crate) fn best(
         &mut self,
         id: ClassId,
         needs: &Requirements,
         nodes: &BTreeMap<NodeName, NodeState>,
-    ) -> Option<Option<NodeName>> {
+    ) -> Option<NodeName> {
         let ranking = self.rankings.get_mut(&id)?;
         let changed: BTreeSet<&NodeName> = self.bound[ranking.synced..].iter().collect();
         ranking.synced = self.bound.len();
@@ -80,6 +85,6 @@ impl Pass {
                 ranking.best.insert((score, name.clone()));
             }
         }
-        Some(ranking.best.first().map(|(_, name)| name.clone()))
+        ranking.best.first().map(|(_, name)| name.clone())
     }
 }
