@@ -310,15 +310,14 @@ impl Driver {
                         return;
                     }
                 }
-                heard = news.recv() => match heard {
-                    Some(heard) => self.on_news(heard),
-                    None => {
+                heard = news.recv() => if let Some(heard) = heard {
+                    self.on_news(heard);
+                } else {
                         tracing::warn!("the spawner ended; starting another");
                         let spawner = self.respawn().await;
                         sender = spawner.sender;
                         news = listen(spawner.receiver);
                         self.resend(&mut sender).await;
-                    }
                 },
                 Some(ended) = self.watched.join_next(), if !self.watched.is_empty() => {
                     if let Ok(id) = ended {

@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Host, request, wait_for};
-use nodeagent::attempt::{Program, SignalCause};
+use nodeagent::attempt::{Program, RunAs, SignalCause};
 use nodeagent::runner::Runner;
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_stop_terms_the_tree_and_is_recorded_as_first() {
         .sh("trap 'echo term; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
         .await;
     agent.output_is(&id, "ready\n").await;
-    agent.stop_in(&id, Duration::from_secs(60)).await;
+    agent.stop_in(&id, Duration::from_mins(1)).await;
     let end = agent.end_of(&id).await;
     assert_eq!(
         (end.code, end.signalled),
@@ -183,7 +183,7 @@ async fn a_stop_that_comes_before_the_start_leaves_nothing_to_run() {
     let mut agent = host.agent().await;
     let request = request("early", "echo ran");
     let id = request.id.clone();
-    agent.stop_in(&id, Duration::from_secs(60)).await;
+    agent.stop_in(&id, Duration::from_mins(1)).await;
     agent.runner.start(request).await.expect("accepted");
     let end = agent.end_of(&id).await;
     assert_eq!(end.signalled, Some(SignalCause::Stop));
@@ -237,7 +237,7 @@ async fn an_adopted_attempt_can_be_stopped() {
     agent.output_is(&id, "up\n").await;
     drop(agent);
     let mut next = host.agent().await;
-    next.stop_in(&id, Duration::from_secs(60)).await;
+    next.stop_in(&id, Duration::from_mins(1)).await;
     let end = next.end_of(&id).await;
     assert_eq!(
         (end.signal, end.signalled),
@@ -310,4 +310,29 @@ async fn forgotten_attempts_leave_no_files() {
     .await;
     drop(agent);
     assert!(host.agent().await.held.is_empty());
+}
+
+#[tokio::test]
+async fn root_runs_a_job_as_another_user_who_cannot_pass_the_folders_above_its_own() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let host = Host::new();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(host.path(), closed).expect("ours");
+    let mut agent = host.agent().await;
+    let mut request = request("other", "");
+    request.program = Program::Script("id -u; id -G; touch made && ls".to_owned());
+    request.run_as = Some(RunAs {
+        uid: 65534,
+        gid: 65534,
+        groups: vec![65534],
+    });
+    let id = request.id.clone();
+    agent.runner.start(request).await.expect("accepted");
+    let end = agent.end_of(&id).await;
+    let output = agent.output(&id).await;
+    assert_eq!(end.code, Some(0), "{end:?} {output}");
+    assert_eq!(output, "65534\n65534\nmade\n");
 }

@@ -31,28 +31,28 @@ fn job(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
     job
 }
 
-fn claim(boot_id: &str, attempt: u32) -> Option<Claim> {
-    Some(Claim {
+fn claim(boot_id: &str, attempt: u32) -> Claim {
+    Claim {
         node_name: ME.to_owned(),
         boot_id: boot_id.to_owned(),
         attempt,
         time: None,
-    })
+    }
 }
 
-fn stop(reason: StopReason, deadline: &str) -> Option<Stop> {
-    Some(Stop {
+fn stop(reason: StopReason, deadline: &str) -> Stop {
+    Stop {
         attempt: 2,
         reason,
         by: "test".to_owned(),
         deadline: Time(time(deadline)),
         message: None,
-    })
+    }
 }
 
 fn claimed(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
     job(|spec, status| {
-        status.claim = claim(BOOT, 2);
+        status.claim = Some(claim(BOOT, 2));
         change(spec, status);
     })
 }
@@ -128,14 +128,15 @@ fn exit(code: i32) -> Ended {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table, read as one")]
 fn the_table_of_a_jobs_life_on_its_node() {
     let bound = job(|_, _| {});
     let cancelled = job(|spec, _| spec.cancel = Some(true));
     let suspended = job(|spec, _| spec.suspend = Some(true));
     let mut deleting = job(|_, _| {});
     deleting.metadata.deletion_timestamp = Some(Time(time(NOW)));
-    let stopped_early = job(|_, status| status.stop = stop(StopReason::Cancelled, NOW));
-    let preempted_early = job(|_, status| status.stop = stop(StopReason::Preempted, NOW));
+    let stopped_early = job(|_, status| status.stop = Some(stop(StopReason::Cancelled, NOW)));
+    let preempted_early = job(|_, status| status.stop = Some(stop(StopReason::Preempted, NOW)));
     let elsewhere = job(|_, status| {
         status.binding = Some(Binding {
             node_name: "n2".to_owned(),
@@ -144,13 +145,13 @@ fn the_table_of_a_jobs_life_on_its_node() {
     });
     let unbound = job(|_, status| status.binding = None);
     let running = claimed(|_, _| {});
-    let other_boot = job(|_, status| status.claim = claim("boot-0", 2));
-    let old_claim = job(|_, status| status.claim = claim(BOOT, 1));
+    let other_boot = job(|_, status| status.claim = Some(claim("boot-0", 2)));
+    let old_claim = job(|_, status| status.claim = Some(claim(BOOT, 1)));
     let stopping = claimed(|_, status| {
-        status.stop = stop(StopReason::Cancelled, "2026-01-01T00:01:10Z");
+        status.stop = Some(stop(StopReason::Cancelled, "2026-01-01T00:01:10Z"));
     });
     let old_stop = claimed(|_, status| {
-        status.stop = stop(StopReason::Cancelled, NOW);
+        status.stop = Some(stop(StopReason::Cancelled, NOW));
         if let Some(stop) = &mut status.stop {
             stop.attempt = 1;
         }
@@ -352,7 +353,7 @@ fn a_plan_that_was_carried_out_needs_no_other() {
     for (job, locals) in [
         (job(|_, _| {}), vec![]),
         (
-            job(|_, status| status.stop = stop(StopReason::Cancelled, NOW)),
+            job(|_, status| status.stop = Some(stop(StopReason::Cancelled, NOW))),
             vec![],
         ),
         (claimed(|_, _| {}), vec![ended(2, &ok)]),
@@ -450,7 +451,7 @@ fn the_end_says_what_happened() {
         Some("agent/n1".to_owned())
     );
 
-    let stopping = claimed(|_, status| status.stop = stop(StopReason::Cancelled, NOW));
+    let stopping = claimed(|_, status| status.stop = Some(stop(StopReason::Cancelled, NOW)));
     assert_eq!(
         status_of(&stopping, &exit(0)).outcome,
         Some(Outcome::Succeeded),
@@ -520,9 +521,9 @@ fn every_write_moves_the_phase_as_the_table_allows() {
     let jobs = [
         job(|_, _| {}),
         claimed(|_, _| {}),
-        job(|_, status| status.stop = stop(StopReason::Drained, NOW)),
-        claimed(|_, status| status.stop = stop(StopReason::TimedOut, NOW)),
-        job(|_, status| status.claim = claim("boot-0", 2)),
+        job(|_, status| status.stop = Some(stop(StopReason::Drained, NOW))),
+        claimed(|_, status| status.stop = Some(stop(StopReason::TimedOut, NOW))),
+        job(|_, status| status.claim = Some(claim("boot-0", 2))),
         claimed(|_, status| status.node_silent = true),
     ];
     for job in &jobs {

@@ -175,12 +175,11 @@ impl State {
 
     fn tell(&mut self, event: &str, object: &Value) {
         let line = Bytes::from(format!("{}\n", json!({"type": event, "object": object})));
-        match &mut self.frozen {
-            Some(frozen) => frozen.push(line),
-            None => {
-                self.history.push((self.revision, line.clone()));
-                self.send(&line);
-            }
+        if let Some(frozen) = &mut self.frozen {
+            frozen.push(line);
+        } else {
+            self.history.push((self.revision, line.clone()));
+            self.send(&line);
         }
     }
 

@@ -179,6 +179,7 @@ pub(super) async fn send(
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "an answer as it comes")]
     fn at(size: u64, synced: u64, sealed: bool) -> Result<Position, SendError> {
         Ok(Position {
             size,
@@ -187,6 +188,7 @@ mod tests {
         })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with what is asked for")]
     fn piece(offset: u64, limit: usize, end: Option<u64>) -> Option<Piece> {
         Some(Piece { offset, limit, end })
     }

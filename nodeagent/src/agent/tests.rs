@@ -131,7 +131,7 @@ impl World {
 
     /// Lets everything that is under way come to its end.
     async fn settle(&self) {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
     }
 
     fn assert_no_attempt_ran_twice(&self) {
@@ -178,9 +178,9 @@ life!(
         assert_eq!(node["status"]["gpus"][1]["memoryBytes"], 24_u64 << 30);
         let renewed =
             |world: &World| world.fake.get(LEASE).expect("made")["spec"]["renewTime"].clone();
-        let (first, version) = (renewed(&world), node["metadata"]["resourceVersion"].clone());
+        let (first, version) = (renewed(world), node["metadata"]["resourceVersion"].clone());
         tokio::time::sleep(Duration::from_secs(35)).await;
-        assert_ne!(renewed(&world), first);
+        assert_ne!(renewed(world), first);
         let node = world.fake.get(NODE).expect("registered");
         assert_eq!(
             node["metadata"]["resourceVersion"], version,
@@ -422,7 +422,7 @@ life!(
                     .is_some_and(|node| !node["status"].is_null())
             })
             .await;
-        let uuid = gpu(&world);
+        let uuid = gpu(world);
         let whole = |job: &mut Value| {
             job["status"]["binding"]["gpus"] = json!([uuid]);
             job["status"]["binding"]["wholeGpus"] = json!(true);

@@ -62,7 +62,7 @@ pub(crate) fn start(
             match report.first_chunk::<5>() {
                 None => Ok(pid),
                 // The child is left to the shim's wait for everything below it.
-                Some(bytes) => Err(plan.explain(bytes)),
+                Some(bytes) => Err(plan.explain(*bytes)),
             }
         }
         Ok(None) => {
@@ -211,7 +211,7 @@ impl Plan {
         worst
     }
 
-    fn explain(&self, report: &[u8; 5]) -> StartFailure {
+    fn explain(&self, report: [u8; 5]) -> StartFailure {
         let number = i32::from_le_bytes([report[1], report[2], report[3], report[4]]);
         let error = Errno::from_raw(number);
         let word = |text: &CString| text.to_string_lossy().into_owned();

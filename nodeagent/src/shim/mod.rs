@@ -52,7 +52,7 @@ pub(crate) const SHIM_NO_RECORD: i32 = 100;
 /// Longest time that what a command left behind may take between TERM and KILL.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
 /// Longest sleep while a deadline is set: timers stand still in suspension, the deadline does not.
-const LONGEST_NAP: Duration = Duration::from_secs(60);
+const LONGEST_NAP: Duration = Duration::from_mins(1);
 /// Pause between two rounds of KILL.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -190,7 +190,7 @@ impl Shim {
             let now = sys::boot_time();
             if progress.exited && progress.kill_at.is_none() {
                 // The command ended and left processes behind; they end with it.
-                self.terminate(progress, now.saturating_add(grace.min(LEFTOVER_GRACE)));
+                Self::terminate(progress, now.saturating_add(grace.min(LEFTOVER_GRACE)));
             }
             if deadline.is_some_and(|deadline| now >= deadline) && !progress.signalled {
                 self.stop(progress, SignalCause::Deadline, grace);
@@ -225,16 +225,17 @@ impl Shim {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => break false,
                 Ok(status) => {
-                    if status.pid().is_some() && status.pid() == progress.child {
-                        if let Some((code, signal)) = exit_of(status) {
-                            progress.exited = true;
-                            lines.push(Line::Exited {
-                                micros: now_micros(),
-                                code,
-                                signal,
-                                start_error: None,
-                            });
-                        }
+                    if progress.child.is_some()
+                        && status.pid() == progress.child
+                        && let Some((code, signal)) = exit_of(status)
+                    {
+                        progress.exited = true;
+                        lines.push(Line::Exited {
+                            micros: now_micros(),
+                            code,
+                            signal,
+                            start_error: None,
+                        });
                     }
                 }
                 Err(Errno::EINTR) => {}
@@ -267,11 +268,11 @@ impl Shim {
                 micros: now_micros(),
             }]);
         }
-        self.terminate(progress, sys::boot_time().saturating_add(kill_in));
+        Self::terminate(progress, sys::boot_time().saturating_add(kill_in));
     }
 
     /// TERM to the whole tree the first time; the time of KILL only comes nearer.
-    fn terminate(&self, progress: &mut Progress, kill_at: Duration) {
+    fn terminate(progress: &mut Progress, kill_at: Duration) {
         let first = progress.kill_at.is_none();
         progress.kill_at = Some(progress.kill_at.map_or(kill_at, |at| at.min(kill_at)));
         if first {
@@ -333,15 +334,13 @@ impl Shim {
         const MOST_TRIES: u32 = 7200;
         for _ in 0..MOST_TRIES {
             let before = self.record.metadata().map(|data| data.len());
-            match record::append(&mut self.record, lines) {
-                Ok(()) => return,
-                Err(_) => {
-                    if let Ok(length) = before {
-                        let _ = self.record.set_len(length);
-                    }
-                    std::thread::sleep(PAUSE);
-                }
+            if record::append(&mut self.record, lines).is_ok() {
+                return;
             }
+            if let Ok(length) = before {
+                let _ = self.record.set_len(length);
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 }

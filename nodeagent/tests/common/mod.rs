@@ -10,7 +10,7 @@ use nodeagent::runner::Runner;
 use tokio::sync::mpsc;
 
 /// Longest wait for anything; never reached when all is well.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// A machine with a data directory.
 pub(crate) struct Host {
