@@ -33,12 +33,25 @@ struct Call {
 /// Answers a request for a resource.
 pub async fn handle(registry: Arc<Registry>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let attributes = parts.extensions.get::<Arc<Attributes>>().cloned().unwrap_or_else(|| {
-        Arc::new(Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query()))
-    });
-    let Some(resource) = attributes.resource.clone() else { return page_not_found() };
+    let attributes = parts
+        .extensions
+        .get::<Arc<Attributes>>()
+        .cloned()
+        .unwrap_or_else(|| {
+            Arc::new(Attributes::parse(
+                &parts.method,
+                parts.uri.path(),
+                parts.uri.query(),
+            ))
+        });
+    let Some(resource) = attributes.resource.clone() else {
+        return page_not_found();
+    };
     let kinds = registry.kinds();
-    let Some(kind) = kinds.find(&resource.group, &resource.version, &resource.resource).cloned() else {
+    let Some(kind) = kinds
+        .find(&resource.group, &resource.version, &resource.resource)
+        .cloned()
+    else {
         return page_not_found();
     };
     let verb = attributes.verb;
@@ -48,7 +61,13 @@ pub async fn handle(registry: Arc<Registry>, request: Request) -> Response {
     let pretty_headers = parts.headers.clone();
     let query = parts.uri.query().map(str::to_owned);
     let deprecation = kind.deprecation.clone();
-    let call = Call { registry, kind, resource, parts, body };
+    let call = Call {
+        registry,
+        kind,
+        resource,
+        parts,
+        body,
+    };
     let mut response = match call.dispatch(verb).await {
         Ok(response) => response,
         Err(status) => error(&status, &pretty_headers, query.as_deref()),
@@ -65,7 +84,11 @@ fn is_well_placed(kind: &ServedKind, resource: &ResourceRef, verb: &str) -> bool
     if kind.builtin == Some(Builtin::Namespace) {
         return true;
     }
-    if kind.is_namespaced() { has_namespace || matches!(verb, "list" | "watch") } else { !has_namespace }
+    if kind.is_namespaced() {
+        has_namespace || matches!(verb, "list" | "watch")
+    } else {
+        !has_namespace
+    }
 }
 
 /// An error in the form that was asked for, or as JSON.
@@ -88,7 +111,10 @@ fn error(status: &Status, headers: &HeaderMap, query: Option<&str>) -> Response 
 /// Adds `Warning` headers.
 fn warn(response: &mut Response, warnings: &[String]) {
     for text in warnings {
-        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let clean: String = text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
@@ -126,14 +152,20 @@ impl Call {
                 "update" => self.finalize().await,
                 _ => Err(self.not_allowed(verb)),
             },
-            _ => Err(Status::not_found(&self.kind.group, &self.kind.plural, &self.resource.name)),
+            _ => Err(Status::not_found(
+                &self.kind.group,
+                &self.kind.plural,
+                &self.resource.name,
+            )),
         }
     }
 
     /// Does the path end at the collection? A field selector on `metadata.name` also sets the name of a request.
     fn names_collection(&self) -> bool {
         let path = self.parts.uri.path().trim_end_matches('/');
-        path.rsplit('/').next().is_some_and(|last| super::attributes::percent_decode(last) == self.resource.resource)
+        path.rsplit('/')
+            .next()
+            .is_some_and(|last| super::attributes::percent_decode(last) == self.resource.resource)
             && !self.names_namespace()
     }
 
@@ -162,7 +194,11 @@ impl Call {
 
     /// The namespace of the object; a Namespace lies in none.
     fn namespace(&self) -> &str {
-        if self.kind.is_namespaced() { &self.resource.namespace } else { "" }
+        if self.kind.is_namespaced() {
+            &self.resource.namespace
+        } else {
+            ""
+        }
     }
 
     /// The namespace that a collection is narrowed to.
@@ -171,13 +207,20 @@ impl Call {
     }
 
     fn target(&self, part: Part) -> Target<'_> {
-        Target { kind: &self.kind, namespace: self.namespace(), name: &self.resource.name, part }
+        Target {
+            kind: &self.kind,
+            namespace: self.namespace(),
+            name: &self.resource.name,
+            part,
+        }
     }
 
     fn get(&self) -> Result<Response, Status> {
         let output = self.output(Want::Object)?;
         let at_least = params::get_revision(&self.query())?;
-        let bytes = self.registry.get(&self.kind, self.namespace(), &self.resource.name, at_least)?;
+        let bytes =
+            self.registry
+                .get(&self.kind, self.namespace(), &self.resource.name, at_least)?;
         Ok(self.object(StatusCode::OK, bytes, &output))
     }
 
@@ -185,13 +228,18 @@ impl Call {
         if output.is_json_passthrough() {
             return json_response(code, bytes);
         }
-        output.respond(code, table::object(&self.kind, &bytes, output, self.registry.now()))
+        output.respond(
+            code,
+            table::object(&self.kind, &bytes, output, self.registry.now()),
+        )
     }
 
     fn list(&self) -> Result<Response, Status> {
         let output = self.output(Want::List)?;
         let options = params::list_options(&self.query(), &self.registry, &self.kind)?;
-        let page = self.registry.list(&self.kind, self.collection_namespace(), &options)?;
+        let page = self
+            .registry
+            .list(&self.kind, self.collection_namespace(), &options)?;
         let meta = table::ListMeta {
             resource_version: page.revision.to_string(),
             continue_token: page.continue_token,
@@ -205,19 +253,32 @@ impl Call {
         let output = self.output(Want::Watch)?;
         let options = params::watch_options(&self.query(), &self.registry, &self.kind)?;
         let namespace = self.collection_namespace().map(str::to_owned);
-        Ok(watch::respond(self.registry, self.kind, namespace.as_deref(), options, output))
+        Ok(watch::respond(
+            self.registry,
+            self.kind,
+            namespace.as_deref(),
+            options,
+            output,
+        ))
     }
 
     async fn create(mut self) -> Result<Response, Status> {
         let output = self.output(Want::Object)?;
         let options = params::write_options(&self.query(), &self.parts.headers, "CreateOptions")?;
         let body = self.object_body().await?;
-        let written = self.registry.create(&self.kind, self.namespace(), body, &options).await?;
+        let written = self
+            .registry
+            .create(&self.kind, self.namespace(), body, &options)
+            .await?;
         Ok(self.written(written, &output))
     }
 
     fn written(&self, written: Written, output: &Output) -> Response {
-        let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let code = if written.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
         let mut response = self.object(code, written.bytes, output);
         warn(&mut response, &written.warnings);
         response
@@ -227,7 +288,10 @@ impl Call {
         let output = self.output(Want::Object)?;
         let options = params::write_options(&self.query(), &self.parts.headers, "UpdateOptions")?;
         let body = self.object_body().await?;
-        let written = self.registry.update(self.target(part), body, &options).await?;
+        let written = self
+            .registry
+            .update(self.target(part), body, &options)
+            .await?;
         Ok(self.written(written, &output))
     }
 
@@ -236,7 +300,10 @@ impl Call {
         let options = params::write_options(&self.query(), &self.parts.headers, "UpdateOptions")?;
         let body = self.object_body().await?;
         let name = self.resource.name.clone();
-        let written = self.registry.finalize_namespace(&self.kind, &name, body, &options).await?;
+        let written = self
+            .registry
+            .finalize_namespace(&self.kind, &name, body, &options)
+            .await?;
         Ok(self.written(written, &output))
     }
 
@@ -244,13 +311,18 @@ impl Call {
         let output = self.output(Want::Object)?;
         let patch = self.patch_body().await?;
         let options = params::write_options(&self.query(), &self.parts.headers, "PatchOptions")?;
-        let written = self.registry.patch(self.target(part), &patch, &options).await?;
+        let written = self
+            .registry
+            .patch(self.target(part), &patch, &options)
+            .await?;
         Ok(self.written(written, &output))
     }
 
     fn get_scale(&self) -> Result<Response, Status> {
         let output = self.output(Want::Document)?;
-        let bytes = self.registry.get_scale(&self.kind, self.namespace(), &self.resource.name)?;
+        let bytes = self
+            .registry
+            .get_scale(&self.kind, self.namespace(), &self.resource.name)?;
         Ok(output.respond(StatusCode::OK, bytes))
     }
 
@@ -258,7 +330,10 @@ impl Call {
         let output = self.output(Want::Document)?;
         let options = params::write_options(&self.query(), &self.parts.headers, "UpdateOptions")?;
         let body = self.object_body().await?;
-        let written = self.registry.update_scale(self.target(Part::Main), &body.value, &options).await?;
+        let written = self
+            .registry
+            .update_scale(self.target(Part::Main), &body.value, &options)
+            .await?;
         Ok(output.respond(StatusCode::OK, written.bytes))
     }
 
@@ -266,7 +341,10 @@ impl Call {
         let output = self.output(Want::Document)?;
         let patch = self.patch_body().await?;
         let options = params::write_options(&self.query(), &self.parts.headers, "PatchOptions")?;
-        let written = self.registry.patch_scale(self.target(Part::Main), &patch, &options).await?;
+        let written = self
+            .registry
+            .patch_scale(self.target(Part::Main), &patch, &options)
+            .await?;
         Ok(output.respond(StatusCode::OK, written.bytes))
     }
 
@@ -274,7 +352,11 @@ impl Call {
         let output = self.output(Want::Object)?;
         let options = self.delete_options().await?;
         let name = self.resource.name.clone();
-        match self.registry.delete(&self.kind, self.namespace(), &name, &options).await? {
+        match self
+            .registry
+            .delete(&self.kind, self.namespace(), &name, &options)
+            .await?
+        {
             Deleted::Waiting(bytes) => Ok(self.object(StatusCode::OK, bytes, &output)),
             Deleted::Gone { uid, .. } => {
                 let mut details = json!({"name": name, "kind": &*self.kind.plural, "uid": &*uid});
@@ -296,7 +378,9 @@ impl Call {
         if !body.is_empty() {
             let value = match body_form(&self.parts.headers) {
                 BodyForm::Protobuf => protobuf::decode_body(&body)?,
-                BodyForm::Json | BodyForm::Yaml | BodyForm::Other => decoded(&body, &self.parts.headers)?.value,
+                BodyForm::Json | BodyForm::Yaml | BodyForm::Other => {
+                    decoded(&body, &self.parts.headers)?.value
+                }
                 _ => return Err(self.unsupported()),
             };
             options.merge_body(&value, &self.kind.api_version)?;
@@ -308,8 +392,10 @@ impl Call {
         let output = self.output(Want::List)?;
         let delete = self.delete_options().await?;
         let options: ListOptions = params::list_options(&self.query(), &self.registry, &self.kind)?;
-        let (items, page) =
-            self.registry.delete_collection(&self.kind, self.collection_namespace(), &options, &delete).await?;
+        let (items, page) = self
+            .registry
+            .delete_collection(&self.kind, self.collection_namespace(), &options, &delete)
+            .await?;
         let meta = table::ListMeta {
             resource_version: page.revision.to_string(),
             continue_token: page.continue_token,
@@ -321,15 +407,24 @@ impl Call {
 
     /// Reads the whole body, if it is not too large.
     async fn read_body(&mut self) -> Result<Bytes, Status> {
-        let declared = self.parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+        let declared = self
+            .parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.parse::<usize>().ok());
         if declared.is_some_and(|length| length > limits::MAX_BODY_BYTES) {
             return Err(Status::too_large(limits::MAX_BODY_BYTES));
         }
         let body = std::mem::replace(&mut self.body, Body::empty());
         match Limited::new(body, limits::MAX_BODY_BYTES).collect().await {
             Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(limits::MAX_BODY_BYTES)),
-            Err(error) => Err(Status::bad_request(format!("failed to read the body of the request: {error}"))),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(Status::too_large(limits::MAX_BODY_BYTES))
+            }
+            Err(error) => Err(Status::bad_request(format!(
+                "failed to read the body of the request: {error}"
+            ))),
         }
     }
 
@@ -338,7 +433,10 @@ impl Call {
         let form = body_form(&self.parts.headers);
         let fits = match form {
             BodyForm::Json | BodyForm::Yaml => true,
-            BodyForm::Protobuf => self.kind.builtin.is_some_and(|b| b != Builtin::CustomResourceDefinition),
+            BodyForm::Protobuf => self
+                .kind
+                .builtin
+                .is_some_and(|b| b != Builtin::CustomResourceDefinition),
             _ => false,
         };
         if !fits {
@@ -346,7 +444,10 @@ impl Call {
         }
         let body = self.read_body().await?;
         if form == BodyForm::Protobuf {
-            return Ok(Decoded { value: protobuf::decode_body(&body)?, duplicates: Vec::new() });
+            return Ok(Decoded {
+                value: protobuf::decode_body(&body)?,
+                duplicates: Vec::new(),
+            });
         }
         decoded(&body, &self.parts.headers)
     }
@@ -361,8 +462,14 @@ impl Call {
 
     /// The body of a patch. Server-side apply is not offered yet, and says so with the list of what is.
     async fn patch_body(&mut self) -> Result<Patch, Status> {
-        let strategic = self.kind.builtin.is_some_and(|b| b != Builtin::CustomResourceDefinition);
-        let mut accepted = vec!["application/json-patch+json", "application/merge-patch+json"];
+        let strategic = self
+            .kind
+            .builtin
+            .is_some_and(|b| b != Builtin::CustomResourceDefinition);
+        let mut accepted = vec![
+            "application/json-patch+json",
+            "application/merge-patch+json",
+        ];
         if strategic {
             accepted.push("application/strategic-merge-patch+json");
         }
@@ -376,17 +483,27 @@ impl Call {
         if !offered {
             return Err(Status::unsupported_media_type(&accepted));
         }
-        if self.query().get("force").is_some_and(|force| !force.is_empty()) {
+        if self
+            .query()
+            .get("force")
+            .is_some_and(|force| !force.is_empty())
+        {
             use crate::schema::field_error::{FieldError, Path};
-            let error = FieldError::forbidden(&Path::Root.field("force"), "may not be specified for non-apply patch");
+            let error = FieldError::forbidden(
+                &Path::Root.field("force"),
+                "may not be specified for non-apply patch",
+            );
             return Err(crate::registry::invalid_options("PatchOptions", error));
         }
         let body = self.read_body().await?;
-        let document = decode::decode(&body, Format::Json).map_err(|why| Status::bad_request(why.to_string()))?;
+        let document = decode::decode(&body, Format::Json)
+            .map_err(|why| Status::bad_request(why.to_string()))?;
         match form {
             BodyForm::JsonPatch => {
                 let Value::Array(operations) = &document.value else {
-                    return Err(Status::bad_request("json: cannot unmarshal the body into a list of JSON patch operations"));
+                    return Err(Status::bad_request(
+                        "json: cannot unmarshal the body into a list of JSON patch operations",
+                    ));
                 };
                 if operations.len() > limits::MAX_PATCH_OPERATIONS {
                     let message = format!(
@@ -394,13 +511,17 @@ impl Call {
                         limits::MAX_PATCH_OPERATIONS,
                         operations.len()
                     );
-                    return Err(Status::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message));
+                    return Err(Status::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "RequestEntityTooLarge",
+                        message,
+                    ));
                 }
                 Ok(Patch::Json(document))
             }
-            _ if !document.value.is_object() => {
-                Err(Status::bad_request("json: cannot unmarshal the body of the patch into an object"))
-            }
+            _ if !document.value.is_object() => Err(Status::bad_request(
+                "json: cannot unmarshal the body of the patch into an object",
+            )),
             BodyForm::StrategicMergePatch => Ok(Patch::Strategic(document)),
             _ => Ok(Patch::Merge(document)),
         }
@@ -408,7 +529,11 @@ impl Call {
 }
 
 fn decoded(body: &[u8], headers: &HeaderMap) -> Result<Decoded, Status> {
-    let format = if body_form(headers) == BodyForm::Yaml { Format::Yaml } else { Format::Json };
+    let format = if body_form(headers) == BodyForm::Yaml {
+        Format::Yaml
+    } else {
+        Format::Json
+    };
     decode::decode(body, format).map_err(|why| Status::bad_request(why.to_string()))
 }
 
@@ -416,6 +541,9 @@ fn decoded(body: &[u8], headers: &HeaderMap) -> Result<Decoded, Status> {
 pub(super) fn json_response(code: StatusCode, bytes: Bytes) -> Response {
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }

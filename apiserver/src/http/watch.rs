@@ -55,10 +55,16 @@ struct Bookmarks {
 
 impl Bookmarks {
     fn until(deadline: Instant) -> Self {
-        let last = deadline.checked_sub(limits::BOOKMARK_BEFORE_END).unwrap_or(deadline);
+        let last = deadline
+            .checked_sub(limits::BOOKMARK_BEFORE_END)
+            .unwrap_or(deadline);
         let now = Instant::now();
         let last_sent = last <= now;
-        Self { next: (now + limits::BOOKMARK_EVERY).min(last.max(now)), last, last_sent }
+        Self {
+            next: (now + limits::BOOKMARK_EVERY).min(last.max(now)),
+            last,
+            last_sent,
+        }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -84,7 +90,8 @@ pub(super) fn respond(
         Ok((watch, initial)) => {
             let deadline = Instant::now() + options.timeout;
             let streaming = Streaming {
-                mark_initial_end: matches!(options.start, WatchStart::EverythingMarked(_)) && options.bookmarks,
+                mark_initial_end: matches!(options.start, WatchStart::EverythingMarked(_))
+                    && options.bookmarks,
                 bookmarks: options.bookmarks.then(|| Bookmarks::until(deadline)),
                 initial: initial.into_iter(),
                 first: true,
@@ -94,13 +101,21 @@ pub(super) fn respond(
                 watch,
                 deadline,
             };
-            stream(streaming.into_stream().map(Ok::<_, std::convert::Infallible>))
+            stream(
+                streaming
+                    .into_stream()
+                    .map(Ok::<_, std::convert::Infallible>),
+            )
         }
-        Err(status) => stream(futures::stream::iter([Ok::<_, std::convert::Infallible>(error_line(&status))])),
+        Err(status) => stream(futures::stream::iter([Ok::<_, std::convert::Infallible>(
+            error_line(&status),
+        )])),
     }
 }
 
-fn stream<E: std::error::Error + Send + Sync + 'static>(lines: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Response {
+fn stream<E: std::error::Error + Send + Sync + 'static>(
+    lines: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> Response {
     let mut response = json_response(StatusCode::OK, Bytes::new());
     *response.body_mut() = Body::from_stream(lines);
     response
@@ -113,7 +128,11 @@ fn error_line(status: &Status) -> Bytes {
 }
 
 fn too_old(wanted: Revision, current: Revision) -> Status {
-    Status::new(StatusCode::GONE, "Expired", format!("too old resource version: {wanted} ({current})"))
+    Status::new(
+        StatusCode::GONE,
+        "Expired",
+        format!("too old resource version: {wanted} ({current})"),
+    )
 }
 
 /// The watch, and what it begins with.
@@ -141,13 +160,17 @@ fn open(
         WatchStart::Live => (0, WatchFrom::Latest),
     };
     let watch = cache.watch(&kind.storage, namespace, from, selection, buffer);
-    watch.map(|watch| (watch, Vec::new())).map_err(|error| watch_failed(error, wanted))
+    watch
+        .map(|watch| (watch, Vec::new()))
+        .map_err(|error| watch_failed(error, wanted))
 }
 
 /// A revision of the future is as lost as one of the past: the client knows another store.
 fn watch_failed(error: WatchError, wanted: Revision) -> Status {
     match error {
-        WatchError::Expired { current, .. } | WatchError::Future { current } => too_old(wanted, current),
+        WatchError::Expired { current, .. } | WatchError::Future { current } => {
+            too_old(wanted, current)
+        }
     }
 }
 
@@ -195,7 +218,14 @@ impl Streaming {
         for stored in self.initial.by_ref().take(INITIAL_CHUNK) {
             let bytes = present(&self.kind, &stored);
             let now = self.registry.now();
-            lines.extend_from_slice(&table::event(&self.kind, "ADDED", &bytes, &self.output, self.first, now));
+            lines.extend_from_slice(&table::event(
+                &self.kind,
+                "ADDED",
+                &bytes,
+                &self.output,
+                self.first,
+                now,
+            ));
             self.first = false;
         }
         lines.freeze()
@@ -209,7 +239,14 @@ impl Streaming {
         let now = self.registry.now();
         for event in batch.events() {
             let bytes = present(&self.kind, &event.stored);
-            lines.extend_from_slice(&table::event(&self.kind, event.kind.as_str(), &bytes, &self.output, self.first, now));
+            lines.extend_from_slice(&table::event(
+                &self.kind,
+                event.kind.as_str(),
+                &bytes,
+                &self.output,
+                self.first,
+                now,
+            ));
             self.first = false;
         }
         lines.freeze()
@@ -226,7 +263,14 @@ impl Streaming {
             object["metadata"]["annotations"] = json!({INITIAL_END: "true"});
         }
         let bytes = Bytes::from(object.to_string());
-        let line = table::event(&self.kind, "BOOKMARK", &bytes, &self.output, self.first, self.registry.now());
+        let line = table::event(
+            &self.kind,
+            "BOOKMARK",
+            &bytes,
+            &self.output,
+            self.first,
+            self.registry.now(),
+        );
         self.first = false;
         line
     }

@@ -132,7 +132,11 @@ const ROWS: &[Row] = &[
         scope: Scope::Namespaced,
         status: false,
         view_of: None,
-        columns: &[("Type", "string", 0, ".type"), ("Data", "integer", 0, ".data"), AGE],
+        columns: &[
+            ("Type", "string", 0, ".type"),
+            ("Data", "integer", 0, ".data"),
+            AGE,
+        ],
         selectable: &["type"],
     },
     Row {
@@ -187,30 +191,65 @@ pub(super) fn core_event_fields(selector: &FieldSelector) -> String {
             _ if term.field == "reportingController" => "reportingComponent".to_owned(),
             _ => term.field.clone(),
         };
-        let value = term.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+        let value = term
+            .value
+            .replace('\\', "\\\\")
+            .replace(',', "\\,")
+            .replace('=', "\\=");
         format!("{field}{}{value}", if term.equal { "=" } else { "!=" })
     };
-    selector.terms().iter().map(term).collect::<Vec<_>>().join(",")
+    selector
+        .terms()
+        .iter()
+        .map(term)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn fields(row: &Row) -> Vec<SelectableField> {
+    let field = |label: &&'static str| SelectableField {
+        label: (*label).into(),
+        // An event's source is selected by its component.
+        path: if *label == "source" {
+            vec!["source".to_owned(), "component".to_owned()]
+        } else {
+            split(label)
+        },
+    };
+    row.selectable.iter().map(field).collect()
 }
 
 fn served(row: &Row) -> ServedKind {
     let text = |t: &str| -> Arc<str> { t.into() };
-    let api_version = if row.group.is_empty() { row.version.to_owned() } else { format!("{}/{}", row.group, row.version) };
-    let resource = if row.group.is_empty() { row.plural.to_owned() } else { format!("{}.{}", row.plural, row.group) };
+    let api_version = if row.group.is_empty() {
+        row.version.to_owned()
+    } else {
+        format!("{}/{}", row.group, row.version)
+    };
+    let resource = if row.group.is_empty() {
+        row.plural.to_owned()
+    } else {
+        format!("{}.{}", row.plural, row.group)
+    };
     let (storage, storage_api_version) = row.view_of.unwrap_or((&resource, &api_version));
-    let columns = row.columns.iter().map(|&(name, column_type, priority, path)| Column {
-        name: name.to_owned(),
-        column_type: column_type.to_owned(),
-        format: String::new(),
-        description: String::new(),
-        priority,
-        json_path: path.to_owned(),
-    });
-    let selectable: Vec<SelectableField> = row.selectable.iter().map(|label| SelectableField {
-        label: text(label),
-        // An event's source is selected by its component.
-        path: if *label == "source" { vec!["source".to_owned(), "component".to_owned()] } else { split(label) },
-    }).collect();
+    let columns = row
+        .columns
+        .iter()
+        .map(|&(name, column_type, priority, path)| Column {
+            name: name.to_owned(),
+            column_type: column_type.to_owned(),
+            format: String::new(),
+            description: String::new(),
+            priority,
+            json_path: path.to_owned(),
+        });
+    // A view is indexed by the fields of what is stored.
+    let stored = ROWS
+        .iter()
+        .find(|other| other.view_of.is_none() && other.plural == row.plural)
+        .unwrap_or(row);
+    let stored_fields = fields(stored).into();
+    let selectable = fields(row);
     ServedKind {
         group: text(row.group),
         version: text(row.version),
@@ -225,12 +264,20 @@ fn served(row: &Row) -> ServedKind {
         storage_api_version: text(storage_api_version),
         resource: text(&resource),
         api_version: text(&api_version),
-        subresources: Subresources { status: row.status, scale: None },
+        subresources: Subresources {
+            status: row.status,
+            scale: None,
+        },
         columns: columns.collect(),
-        stored_fields: selectable.clone().into(),
+        stored_fields,
         selectable,
-        schema: schemas::schema(row.group, row.version, row.kind).expect("every built-in kind has a schema"),
-        open_api: Arc::new(schemas::open_api(row.group, row.version, row.kind).cloned().unwrap_or_default()),
+        schema: schemas::schema(row.group, row.version, row.kind)
+            .expect("every built-in kind has a schema"),
+        open_api: Arc::new(
+            schemas::open_api(row.group, row.version, row.kind)
+                .cloned()
+                .unwrap_or_default(),
+        ),
         annotations: Arc::new(BTreeMap::new()),
         deprecation: None,
         terminating: false,
@@ -246,6 +293,7 @@ fn split(label: &str) -> Vec<String> {
 
 /// All built-in kinds; the same ones at every call.
 pub fn kinds() -> Vec<Arc<ServedKind>> {
-    static KINDS: LazyLock<Vec<Arc<ServedKind>>> = LazyLock::new(|| ROWS.iter().map(|row| Arc::new(served(row))).collect());
+    static KINDS: LazyLock<Vec<Arc<ServedKind>>> =
+        LazyLock::new(|| ROWS.iter().map(|row| Arc::new(served(row))).collect());
     KINDS.clone()
 }

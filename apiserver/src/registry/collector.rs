@@ -20,14 +20,19 @@ use crate::store::{Body, ObjectKey, Stored};
 /// Is the object being deleted? A look at the bytes, without decoding them unless the word is there.
 pub(super) fn is_terminating(stored: &Stored) -> bool {
     const NEEDLE: &[u8] = b"\"deletionTimestamp\"";
-    stored.bytes.windows(NEEDLE.len()).any(|window| window == NEEDLE)
+    stored
+        .bytes
+        .windows(NEEDLE.len())
+        .any(|window| window == NEEDLE)
         && encode::decode(&stored.bytes).is_ok_and(|object| metadata::is_terminating(&object))
 }
 
 /// When an event was written last, as far as it says.
 pub(super) fn last_seen(stored: &Stored) -> Option<Timestamp> {
     let object = encode::decode(&stored.bytes).ok()?;
-    let series = object.get("series").and_then(|series| series.get("lastObservedTime"));
+    let series = object
+        .get("series")
+        .and_then(|series| series.get("lastObservedTime"));
     let times = [object.get("lastTimestamp"), object.get("eventTime"), series];
     let created = metadata::text(&object, "creationTimestamp");
     times
@@ -49,9 +54,15 @@ struct Reference<'a> {
 }
 
 fn references(object: &Map<String, Value>) -> Vec<Reference<'_>> {
-    let list = metadata::of(object).get("ownerReferences").and_then(Value::as_array);
+    let list = metadata::of(object)
+        .get("ownerReferences")
+        .and_then(Value::as_array);
     let reference = |value| {
-        let text = |key: &str| Value::get(value, key).and_then(Value::as_str).unwrap_or_default();
+        let text = |key: &str| {
+            Value::get(value, key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         Reference {
             api_version: text("apiVersion"),
             kind: text("kind"),
@@ -64,17 +75,32 @@ fn references(object: &Map<String, Value>) -> Vec<Reference<'_>> {
 }
 
 fn kind_of<'a>(kinds: &'a Kinds, reference: &Reference<'_>) -> Option<&'a Arc<ServedKind>> {
-    let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
-    kinds.find_kind(reference.api_version, reference.kind).or_else(|| kinds.find_in_group(group, reference.kind))
+    let group = reference
+        .api_version
+        .split_once('/')
+        .map_or("", |(group, _)| group);
+    kinds
+        .find_kind(reference.api_version, reference.kind)
+        .or_else(|| kinds.find_in_group(group, reference.kind))
 }
 
 /// Where the owners of an object lie.
 pub(super) fn owner_keys(kinds: &Kinds, dependent: &Stored) -> Vec<ObjectKey> {
-    let Ok(object) = encode::decode(&dependent.bytes) else { return Vec::new() };
+    let Ok(object) = encode::decode(&dependent.bytes) else {
+        return Vec::new();
+    };
     let key = |reference: &Reference<'_>| {
         let kind = kind_of(kinds, reference)?;
-        let namespace = if kind.is_namespaced() { &*dependent.key.namespace } else { "" };
-        Some(ObjectKey::new(Arc::clone(&kind.storage), namespace, reference.name))
+        let namespace = if kind.is_namespaced() {
+            &*dependent.key.namespace
+        } else {
+            ""
+        };
+        Some(ObjectKey::new(
+            Arc::clone(&kind.storage),
+            namespace,
+            reference.name,
+        ))
     };
     references(&object).iter().filter_map(key).collect()
 }
@@ -121,8 +147,14 @@ enum Owner {
 
 impl Registry {
     fn judge(&self, kinds: &Kinds, dependent: &Stored, reference: &Reference<'_>) -> Owner {
-        let Some(kind) = kind_of(kinds, reference) else { return Owner::Solid };
-        let namespace = if kind.is_namespaced() { &*dependent.key.namespace } else { "" };
+        let Some(kind) = kind_of(kinds, reference) else {
+            return Owner::Solid;
+        };
+        let namespace = if kind.is_namespaced() {
+            &*dependent.key.namespace
+        } else {
+            ""
+        };
         if kind.is_namespaced() && namespace.is_empty() {
             return Owner::Misplaced;
         }
@@ -141,16 +173,26 @@ impl Registry {
             return false;
         }
         let by_name = format!("metadata.name={}", reference.name);
-        let Ok(selection) = Selection::parse(None, Some(&by_name), |_| true) else { return false };
-        let query = ListQuery { selection, ..ListQuery::default() };
+        let Ok(selection) = Selection::parse(None, Some(&by_name), |_| true) else {
+            return false;
+        };
+        let query = ListQuery {
+            selection,
+            ..ListQuery::default()
+        };
         let found = self.cache().list(&kind.storage, ListAt::Latest, &query);
-        found.is_ok_and(|page| page.items.iter().any(|stored| &*stored.index.uid == reference.uid))
+        found.is_ok_and(|page| {
+            page.items
+                .iter()
+                .any(|stored| &*stored.index.uid == reference.uid)
+        })
     }
 
     /// Keeps, cleans up or deletes an object, depending on its owners.
     pub(super) async fn check_owners(&self, key: &ObjectKey) -> Result<(), Status> {
         let kinds = self.kinds();
-        let (Some(stored), Some(kind)) = (self.cache().get(key), kinds.find_storage(&key.resource)) else {
+        let (Some(stored), Some(kind)) = (self.cache().get(key), kinds.find_storage(&key.resource))
+        else {
             return Ok(());
         };
         let object = encode::decode(&stored.bytes).map_err(Status::internal)?;
@@ -158,7 +200,10 @@ impl Registry {
         if references.is_empty() || metadata::is_terminating(&object) {
             return Ok(());
         }
-        let owners: Vec<Owner> = references.iter().map(|reference| self.judge(&kinds, &stored, reference)).collect();
+        let owners: Vec<Owner> = references
+            .iter()
+            .map(|reference| self.judge(&kinds, &stored, reference))
+            .collect();
         if owners.contains(&Owner::Misplaced) {
             self.tell_misplaced(kind, &object).await;
             return Ok(());
@@ -200,7 +245,10 @@ impl Registry {
             return Ok(());
         }
         self.amend(key, |object| {
-            let Some(Value::Array(list)) = metadata::of_mut(object).get_mut("ownerReferences") else { return false };
+            let Some(Value::Array(list)) = metadata::of_mut(object).get_mut("ownerReferences")
+            else {
+                return false;
+            };
             let before = list.len();
             list.retain(|owner| {
                 let uid = owner.get("uid").and_then(Value::as_str).unwrap_or_default();
@@ -217,7 +265,9 @@ impl Registry {
 
     /// Lets a terminating owner go when its dependents are gone, or have been let go.
     pub(super) async fn check_dependents(&self, key: &ObjectKey) -> Result<(), Status> {
-        let Some(stored) = self.cache().get(key) else { return Ok(()) };
+        let Some(stored) = self.cache().get(key) else {
+            return Ok(());
+        };
         let object = encode::decode(&stored.bytes).map_err(Status::internal)?;
         if !metadata::is_terminating(&object) {
             return Ok(());
@@ -228,27 +278,44 @@ impl Registry {
             for dependent in &dependents {
                 self.drop_owners(dependent, &[&stored.index.uid]).await?;
             }
-            return self.amend(key, |object| metadata::remove_finalizer(object, ORPHAN)).await;
+            return self
+                .amend(key, |object| metadata::remove_finalizer(object, ORPHAN))
+                .await;
         }
         if !finalizers.contains(&FOREGROUND) {
             return Ok(());
         }
-        let blocking = dependents.iter().any(|dependent| self.blocks(dependent, &stored.index.uid));
-        self.upkeep.push(dependents.into_iter().filter(|dependent| !self.is_going(dependent)).map(Work::Dependent));
+        let blocking = dependents
+            .iter()
+            .any(|dependent| self.blocks(dependent, &stored.index.uid));
+        self.upkeep.push(
+            dependents
+                .into_iter()
+                .filter(|dependent| !self.is_going(dependent))
+                .map(Work::Dependent),
+        );
         if blocking {
             return Ok(());
         }
-        self.amend(key, |object| metadata::remove_finalizer(object, FOREGROUND)).await
+        self.amend(key, |object| metadata::remove_finalizer(object, FOREGROUND))
+            .await
     }
 
     fn blocks(&self, dependent: &ObjectKey, owner_uid: &str) -> bool {
-        let Some(stored) = self.cache().get(dependent) else { return false };
-        encode::decode(&stored.bytes)
-            .is_ok_and(|object| references(&object).iter().any(|reference| reference.uid == owner_uid && reference.blocks))
+        let Some(stored) = self.cache().get(dependent) else {
+            return false;
+        };
+        encode::decode(&stored.bytes).is_ok_and(|object| {
+            references(&object)
+                .iter()
+                .any(|reference| reference.uid == owner_uid && reference.blocks)
+        })
     }
 
     fn is_going(&self, key: &ObjectKey) -> bool {
-        self.cache().get(key).is_none_or(|stored| is_terminating(&stored))
+        self.cache()
+            .get(key)
+            .is_none_or(|stored| is_terminating(&stored))
     }
 
     /// Changes a stored object without asking a schema: for what only the server writes. Deletes it when `change` takes
@@ -259,9 +326,13 @@ impl Registry {
         change: impl Fn(&mut Map<String, Value>) -> bool,
     ) -> Result<(), Status> {
         let kinds = self.kinds();
-        let Some(kind) = kinds.find_storage(&key.resource) else { return Ok(()) };
+        let Some(kind) = kinds.find_storage(&key.resource) else {
+            return Ok(());
+        };
         for _ in 0..limits::MAX_PATCH_ATTEMPTS {
-            let Some(live) = self.cache().get(key) else { return Ok(()) };
+            let Some(live) = self.cache().get(key) else {
+                return Ok(());
+            };
             let mut object = encode::decode(&live.bytes).map_err(Status::internal)?;
             if !change(&mut object) {
                 return Ok(());
@@ -270,7 +341,11 @@ impl Registry {
                 && metadata::finalizers(&object).is_empty()
                 && !super::rules::holds_itself(kind.builtin, &object);
             let encoded = encode::encode(&object, &kind.stored_fields);
-            let body = if gone { Body::Delete(encoded) } else { Body::Put(encoded) };
+            let body = if gone {
+                Body::Delete(encoded)
+            } else {
+                Body::Put(encoded)
+            };
             if let Some(stored) = self.commit_if_unchanged(&live, body).await? {
                 if gone {
                     self.after_delete(kind, &stored).await;
@@ -299,9 +374,17 @@ impl Registry {
             "source": {"component": "garbage-collector"}, "firstTimestamp": now, "lastTimestamp": now,
         });
         let kinds = self.kinds();
-        let Some(events) = kinds.find("", "v1", super::builtin::EVENTS) else { return };
-        let body = Decoded { value: event, duplicates: Vec::new() };
-        let options = super::WriteOptions { manager: "garbage-collector".to_owned(), ..super::WriteOptions::default() };
+        let Some(events) = kinds.find("", "v1", super::builtin::EVENTS) else {
+            return;
+        };
+        let body = Decoded {
+            value: event,
+            duplicates: Vec::new(),
+        };
+        let options = super::WriteOptions {
+            manager: "garbage-collector".to_owned(),
+            ..super::WriteOptions::default()
+        };
         // The event has one name, so that it is told once.
         let _ = self.create(events, namespace, body, &options).await;
     }
@@ -309,5 +392,6 @@ impl Registry {
 
 fn is_waiting(owner: &Stored) -> bool {
     is_terminating(owner)
-        && encode::decode(&owner.bytes).is_ok_and(|object| metadata::finalizers(&object).contains(&FOREGROUND))
+        && encode::decode(&owner.bytes)
+            .is_ok_and(|object| metadata::finalizers(&object).contains(&FOREGROUND))
 }

@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 use super::kinds::{Builtin, ServedKind};
 use super::options::{WriteOptions, invalid};
-use super::{Registry, commit_failed, encode, events, key_of, limits, metadata, prepare, present, rules};
+use super::{
+    Registry, commit_failed, encode, events, key_of, limits, metadata, prepare, present, rules,
+};
 use crate::http::status::{Cause, Details, Status};
 use crate::schema::decode::Decoded;
 use crate::schema::managed_fields;
@@ -49,7 +51,11 @@ impl Registry {
             self.check_namespace(kind, namespace, metadata::text(&object, "name"))?;
         }
         let generate = metadata::text(&object, "name").is_empty();
-        let attempts = if generate { limits::MAX_NAME_ATTEMPTS } else { 1 };
+        let attempts = if generate {
+            limits::MAX_NAME_ATTEMPTS
+        } else {
+            1
+        };
         for _ in 0..attempts {
             let mut object = object.clone_if(generate);
             if generate {
@@ -58,9 +64,16 @@ impl Registry {
             let admitted = self.admit_new(kind, object, options)?;
             let name = metadata::text(&admitted.object, "name").to_owned();
             warnings.extend(admitted.warnings);
-            match self.store_new(kind, namespace, &name, admitted.object, options).await? {
+            match self
+                .store_new(kind, namespace, &name, admitted.object, options)
+                .await?
+            {
                 Creation::Done(bytes) => {
-                    return Ok(Written { bytes, created: true, warnings: prepare::bounded(warnings) });
+                    return Ok(Written {
+                        bytes,
+                        created: true,
+                        warnings: prepare::bounded(warnings),
+                    });
                 }
                 Creation::Exists(_) if generate => {}
                 Creation::Exists(current) => return Err(already_exists(kind, &name, &current)),
@@ -70,17 +83,31 @@ impl Registry {
     }
 
     /// Removes what only the server sets and sets it.
-    fn wipe_for_create(&self, kind: &ServedKind, object: &mut Map<String, Value>) -> Result<(), Status> {
+    fn wipe_for_create(
+        &self,
+        kind: &ServedKind,
+        object: &mut Map<String, Value>,
+    ) -> Result<(), Status> {
         let revision = metadata::text(object, "resourceVersion");
         if !matches!(revision, "" | "0") {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
-        for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
+        for key in [
+            "resourceVersion",
+            "selfLink",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "managedFields",
+        ] {
             metadata::set(object, key, None);
         }
         metadata::set(object, "uid", Some(self.ids().uid().into()));
         metadata::set(object, "creationTimestamp", Some(self.timestamp().into()));
-        let counted = kind.builtin.is_none_or(|b| b == Builtin::CustomResourceDefinition);
+        let counted = kind
+            .builtin
+            .is_none_or(|b| b == Builtin::CustomResourceDefinition);
         metadata::set(object, "generation", counted.then(|| 1.into()));
         if kind.subresources.status {
             object.remove("status");
@@ -93,20 +120,29 @@ impl Registry {
         if prefix.is_empty() {
             return;
         }
-        let cut = (0..=limits::MAX_GENERATE_NAME_BYTES.min(prefix.len())).rev().find(|at| prefix.is_char_boundary(*at));
+        let cut = (0..=limits::MAX_GENERATE_NAME_BYTES.min(prefix.len()))
+            .rev()
+            .find(|at| prefix.is_char_boundary(*at));
         let name = format!("{}{}", &prefix[..cut.unwrap_or(0)], self.ids().suffix());
         metadata::set(object, "name", Some(name.into()));
     }
 
     /// The namespace must exist and must not be on its way out.
-    fn check_namespace(&self, kind: &ServedKind, namespace: &str, name: &str) -> Result<(), Status> {
+    fn check_namespace(
+        &self,
+        kind: &ServedKind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Status> {
         let Some(found) = self.stored(super::builtin::NAMESPACES, "", namespace) else {
             return Err(Status::not_found("", "namespaces", namespace));
         };
         if found.field("status.phase") != Some("Terminating") {
             return Ok(());
         }
-        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
         let cause = Cause {
             reason: "NamespaceTerminating".to_owned(),
             message: format!("namespace {namespace} is being terminated"),
@@ -137,14 +173,20 @@ impl Registry {
                 return Err(refuse(&errors));
             }
         }
-        let admitted = kind.schema.admit_create(Value::Object(object)).map_err(|errors| refuse(&errors))?;
+        let admitted = kind
+            .schema
+            .admit_create(Value::Object(object))
+            .map_err(|errors| refuse(&errors))?;
         let mut value = admitted.value;
         let writer = kind.writer(options, "", self.now());
         managed_fields::update(&kind.schema, None, &mut value, &writer);
         let Value::Object(object) = value else {
             return Err(Status::internal("an admitted object is no object"));
         };
-        Ok(prepare::Prepared { object, warnings: admitted.warnings })
+        Ok(prepare::Prepared {
+            object,
+            warnings: admitted.warnings,
+        })
     }
 
     async fn store_new(
@@ -171,7 +213,11 @@ impl Registry {
             return self.create_definition(object).await;
         }
         let encoded = encode_for(kind, object)?;
-        let mutation = Mutation { key, expect: Expect::Absent, body: Body::Put(encoded) };
+        let mutation = Mutation {
+            key,
+            expect: Expect::Absent,
+            body: Body::Put(encoded),
+        };
         match self.cache().commit(mutation).await {
             Ok(stored) => {
                 self.after_write(kind, &stored, None);
@@ -196,12 +242,19 @@ trait CloneIf {
 impl CloneIf for Map<String, Value> {
     /// A copy when the original is needed again, else the original itself.
     fn clone_if(&mut self, needed: bool) -> Self {
-        if needed { self.clone() } else { std::mem::take(self) }
+        if needed {
+            self.clone()
+        } else {
+            std::mem::take(self)
+        }
     }
 }
 
 /// Encodes an object in the form in which its kind is stored.
-pub(super) fn encode_for(kind: &ServedKind, mut object: Map<String, Value>) -> Result<Encoded, Status> {
+pub(super) fn encode_for(
+    kind: &ServedKind,
+    mut object: Map<String, Value>,
+) -> Result<Encoded, Status> {
     if kind.builtin == Some(Builtin::Event) {
         object = events::to_core(object);
     } else if kind.api_version != kind.storage_api_version {
@@ -215,8 +268,13 @@ pub(super) fn encode_for(kind: &ServedKind, mut object: Map<String, Value>) -> R
 }
 
 pub(super) fn already_exists(kind: &ServedKind, name: &str, current: &Stored) -> Status {
-    let terminating = encode::decode(&current.bytes).is_ok_and(|object| metadata::is_terminating(&object));
-    let prefix = if terminating { "object is being deleted: " } else { "" };
+    let terminating =
+        encode::decode(&current.bytes).is_ok_and(|object| metadata::is_terminating(&object));
+    let prefix = if terminating {
+        "object is being deleted: "
+    } else {
+        ""
+    };
     let message = format!("{prefix}{} {name:?} already exists", kind.resource);
     Status::new(StatusCode::CONFLICT, "AlreadyExists", message).with_details(details(kind, name))
 }
@@ -226,8 +284,10 @@ fn no_free_name(kind: &ServedKind, prefix: &str) -> Status {
         "{} {prefix:?} already exists, the server was not able to generate a unique name for the object",
         kind.resource
     );
-    Status::new(StatusCode::CONFLICT, "AlreadyExists", message)
-        .with_details(Details { retry_after_seconds: 1, ..details(kind, prefix) })
+    Status::new(StatusCode::CONFLICT, "AlreadyExists", message).with_details(Details {
+        retry_after_seconds: 1,
+        ..details(kind, prefix)
+    })
 }
 
 /// The details of most errors: name, group and plural.

@@ -58,7 +58,11 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn texts(value: &Value, key: &str) -> Vec<String> {
-    let list = value.get(key).and_then(Value::as_array).into_iter().flatten();
+    let list = value
+        .get(key)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     list.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
@@ -105,15 +109,24 @@ impl Names {
         if kinds.contains(&&self.kind) {
             return Some(("KindConflict", taken(&self.kind)));
         }
-        kinds.contains(&&self.list_kind).then(|| ("ListKindConflict", taken(&self.list_kind)))
+        kinds
+            .contains(&&self.list_kind)
+            .then(|| ("ListKindConflict", taken(&self.list_kind)))
     }
 }
 
 fn selectable(version: &Value) -> Vec<SelectableField> {
-    let list = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
+    let list = version
+        .get("selectableFields")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     list.map(|field| {
         let label = text(field, "jsonPath").trim_start_matches('.');
-        SelectableField { label: label.into(), path: label.split('.').map(str::to_owned).collect() }
+        SelectableField {
+            label: label.into(),
+            path: label.split('.').map(str::to_owned).collect(),
+        }
     })
     .collect()
 }
@@ -143,43 +156,72 @@ pub(super) fn selectable_fields(definitions: &[Bytes]) -> BTreeMap<String, Arc<[
         if let Ok(object) = encode::decode(bytes)
             && let Some(spec) = object.get("spec")
         {
-            fields.insert(metadata::text(&object, "name").to_owned(), all_selectable(spec));
+            fields.insert(
+                metadata::text(&object, "name").to_owned(),
+                all_selectable(spec),
+            );
         }
     }
     fields
 }
 
 fn columns(version: &Value) -> Vec<Column> {
-    let list = version.get("additionalPrinterColumns").and_then(Value::as_array).into_iter().flatten();
+    let list = version
+        .get("additionalPrinterColumns")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let columns: Vec<Column> = list
         .map(|column| Column {
             name: text(column, "name").to_owned(),
             column_type: text(column, "type").to_owned(),
             format: text(column, "format").to_owned(),
             description: text(column, "description").to_owned(),
-            priority: column.get("priority").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok()).unwrap_or(0),
+            priority: column
+                .get("priority")
+                .and_then(Value::as_i64)
+                .and_then(|p| i32::try_from(p).ok())
+                .unwrap_or(0),
             json_path: text(column, "jsonPath").to_owned(),
         })
         .collect();
-    if columns.is_empty() { vec![Column::age()] } else { columns }
+    if columns.is_empty() {
+        vec![Column::age()]
+    } else {
+        columns
+    }
 }
 
 fn subresources(version: &Value) -> Subresources {
     let all = &version["subresources"];
-    let scale = all.get("scale").filter(|scale| scale.is_object()).map(|scale| ScalePaths {
-        spec_replicas: text(scale, "specReplicasPath").to_owned(),
-        status_replicas: text(scale, "statusReplicasPath").to_owned(),
-        label_selector: Some(text(scale, "labelSelectorPath").to_owned()).filter(|path| !path.is_empty()),
-    });
-    Subresources { status: all.get("status").is_some_and(Value::is_object), scale }
+    let scale = all
+        .get("scale")
+        .filter(|scale| scale.is_object())
+        .map(|scale| ScalePaths {
+            spec_replicas: text(scale, "specReplicasPath").to_owned(),
+            status_replicas: text(scale, "statusReplicasPath").to_owned(),
+            label_selector: Some(text(scale, "labelSelectorPath").to_owned())
+                .filter(|path| !path.is_empty()),
+        });
+    Subresources {
+        status: all.get("status").is_some_and(Value::is_object),
+        scale,
+    }
 }
 
 /// The served kinds of a definition.
-fn kinds_of(object: &Map<String, Value>, before: Option<&Definition>) -> Result<Vec<Arc<ServedKind>>, Status> {
+fn kinds_of(
+    object: &Map<String, Value>,
+    before: Option<&Definition>,
+) -> Result<Vec<Arc<ServedKind>>, Status> {
     let name: Arc<str> = metadata::text(object, "name").into();
     let spec = object.get("spec").cloned().unwrap_or_default();
     let names = Names::of(&spec);
-    let scope = if text(&spec, "scope") == "Cluster" { Scope::Cluster } else { Scope::Namespaced };
+    let scope = if text(&spec, "scope") == "Cluster" {
+        Scope::Cluster
+    } else {
+        Scope::Namespaced
+    };
     let annotations: BTreeMap<String, String> = metadata::of(object)
         .get("annotations")
         .and_then(Value::as_object)
@@ -190,14 +232,21 @@ fn kinds_of(object: &Map<String, Value>, before: Option<&Definition>) -> Result<
     let annotations = Arc::new(annotations);
     let terminating = metadata::is_terminating(object);
     let versions = spec["versions"].as_array().cloned().unwrap_or_default();
-    let stored = versions.iter().find(|version| version["storage"] == true).map_or("", |version| text(version, "name"));
+    let stored = versions
+        .iter()
+        .find(|version| version["storage"] == true)
+        .map_or("", |version| text(version, "name"));
     let storage_api_version: Arc<str> = format!("{}/{stored}", names.group).into();
     let stored_fields = all_selectable(&spec);
     let mut compiled = None;
     let mut served = Vec::new();
     for version in versions.iter().filter(|version| version["served"] == true) {
         let fingerprint = fingerprint(object, &spec, version);
-        let old = before.and_then(|d| d.kinds.iter().find(|k| *k.version == *text(version, "name")));
+        let old = before.and_then(|d| {
+            d.kinds
+                .iter()
+                .find(|k| *k.version == *text(version, "name"))
+        });
         let same = old.filter(|old| old.fingerprint == fingerprint);
         if let Some(same) = same.filter(|same| same.terminating == terminating) {
             served.push(Arc::clone(same));
@@ -206,17 +255,21 @@ fn kinds_of(object: &Map<String, Value>, before: Option<&Definition>) -> Result<
         if same.is_none() && compiled.is_none() {
             compiled = Some(compile(object)?);
         }
-        let found = compiled.iter().flatten().find(|v| v.name == text(version, "name"));
+        let found = compiled
+            .iter()
+            .flatten()
+            .find(|v| v.name == text(version, "name"));
         let (schema, open_api) = match (same, found) {
             (Some(same), _) => (Arc::clone(&same.schema), Arc::clone(&same.open_api)),
             (None, Some(found)) => (Arc::clone(&found.schema), Arc::clone(&found.open_api)),
             (None, None) => return Err(Status::internal("a served version was not compiled")),
         };
         let api_version: Arc<str> = format!("{}/{}", names.group, text(version, "name")).into();
-        let deprecation = (version["deprecated"] == true).then(|| match text(version, "deprecationWarning") {
-            "" => format!("{api_version} {} is deprecated", names.kind),
-            given => given.to_owned(),
-        });
+        let deprecation =
+            (version["deprecated"] == true).then(|| match text(version, "deprecationWarning") {
+                "" => format!("{api_version} {} is deprecated", names.kind),
+                given => given.to_owned(),
+            });
         served.push(Arc::new(ServedKind {
             group: names.group.as_str().into(),
             version: text(version, "name").into(),
@@ -253,7 +306,12 @@ fn kinds_of(object: &Map<String, Value>, before: Option<&Definition>) -> Result<
 pub(super) fn compile(object: &Map<String, Value>) -> Result<Vec<CompiledVersion>, Status> {
     crd::compile(&Value::Object(object.clone())).map_err(|errors| {
         let name = metadata::text(object, "name");
-        super::options::invalid("CustomResourceDefinition", "apiextensions.k8s.io", name, &errors)
+        super::options::invalid(
+            "CustomResourceDefinition",
+            "apiextensions.k8s.io",
+            name,
+            &errors,
+        )
     })
 }
 
@@ -264,16 +322,31 @@ fn fingerprint(object: &Map<String, Value>, spec: &Value, version: &Value) -> u6
     for part in [&spec["names"], &spec["scope"], &spec["group"], version] {
         part.to_string().hash(&mut hasher);
     }
-    let storage = spec["versions"].as_array().into_iter().flatten().find(|v| v["storage"] == true);
-    storage.map(|v| text(v, "name")).unwrap_or_default().hash(&mut hasher);
-    metadata::of(object).get("annotations").map(Value::to_string).hash(&mut hasher);
+    let storage = spec["versions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|v| v["storage"] == true);
+    storage
+        .map(|v| text(v, "name"))
+        .unwrap_or_default()
+        .hash(&mut hasher);
+    metadata::of(object)
+        .get("annotations")
+        .map(Value::to_string)
+        .hash(&mut hasher);
     hasher.finish()
 }
 
 impl Definitions {
     fn conflict(&self, name: &str, names: &Names) -> Option<(&'static str, String)> {
-        let others = self.known.iter().filter(|(other, d)| &***other != name && d.established);
-        others.filter_map(|(_, other)| names.conflict_with(&other.names)).next()
+        let others = self
+            .known
+            .iter()
+            .filter(|(other, d)| &***other != name && d.established);
+        others
+            .filter_map(|(_, other)| names.conflict_with(&other.names))
+            .next()
     }
 
     /// Takes a definition over from its object; answers the one that it replaces.
@@ -282,7 +355,11 @@ impl Definitions {
         let spec = object.get("spec").cloned().unwrap_or_default();
         let kinds = kinds_of(object, self.known.get(&name))?;
         let established = has_condition(object, "Established");
-        let definition = Definition { names: Names::of(&spec), established, kinds };
+        let definition = Definition {
+            names: Names::of(&spec),
+            established,
+            kinds,
+        };
         Ok(self.known.insert(name, definition))
     }
 
@@ -293,15 +370,24 @@ impl Definitions {
 }
 
 fn has_condition(object: &Map<String, Value>, name: &str) -> bool {
-    let conditions = object.get("status").and_then(|status| status.get("conditions")).and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|c| c["type"] == name && c["status"] == "True")
+    let conditions = object
+        .get("status")
+        .and_then(|status| status.get("conditions"))
+        .and_then(Value::as_array);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|c| c["type"] == name && c["status"] == "True")
 }
 
 impl Registry {
     /// Publishes the set of kinds as `definitions` have it, and ends the watches of kinds that it no longer has.
     fn publish(&self, definitions: &Definitions) {
         let before = self.kinds();
-        let kinds = Kinds::new(builtin::kinds().into_iter().chain(definitions.served()), before.generation() + 1);
+        let kinds = Kinds::new(
+            builtin::kinds().into_iter().chain(definitions.served()),
+            before.generation() + 1,
+        );
         self.kinds.store(Arc::new(kinds));
         let now = self.kinds();
         for old in before.iter().filter(|kind| kind.builtin.is_none()) {
@@ -319,7 +405,11 @@ impl Registry {
         let spec = object.get("spec").cloned().unwrap_or_default();
         let names = Names::of(&spec);
         let conflict = definitions.conflict(&name, &names);
-        let stored = spec["versions"].as_array().into_iter().flatten().find(|version| version["storage"] == true);
+        let stored = spec["versions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|version| version["storage"] == true);
         let stored = stored.map_or(Value::Null, |version| version["name"].clone());
         let status = object.entry("status").or_insert_with(|| json!({}));
         if let Value::Object(status) = status {
@@ -332,14 +422,30 @@ impl Registry {
             if conflict.is_none() {
                 status.insert("acceptedNames".to_owned(), spec["names"].clone());
             } else {
-                status.entry("acceptedNames").or_insert_with(|| json!({"kind": "", "plural": ""}));
+                status
+                    .entry("acceptedNames")
+                    .or_insert_with(|| json!({"kind": "", "plural": ""}));
             }
         }
         match conflict {
             None => {
-                set_condition(object, "NamesAccepted", true, "NoConflicts", "no conflicts found", &now);
+                set_condition(
+                    object,
+                    "NamesAccepted",
+                    true,
+                    "NoConflicts",
+                    "no conflicts found",
+                    &now,
+                );
                 let text = "the initial names have been accepted";
-                set_condition(object, "Established", true, "InitialNamesAccepted", text, &now);
+                set_condition(
+                    object,
+                    "Established",
+                    true,
+                    "InitialNamesAccepted",
+                    text,
+                    &now,
+                );
             }
             Some((reason, message)) => {
                 set_condition(object, "NamesAccepted", false, reason, &message, &now);
@@ -352,7 +458,10 @@ impl Registry {
     }
 
     /// Stores a new definition and serves its kinds.
-    pub(super) async fn create_definition(&self, mut object: Map<String, Value>) -> Result<Creation, Status> {
+    pub(super) async fn create_definition(
+        &self,
+        mut object: Map<String, Value>,
+    ) -> Result<Creation, Status> {
         let mut definitions = self.definitions.lock().await;
         let key = ObjectKey::new(builtin::CRDS, "", metadata::text(&object, "name"));
         if let Some(current) = self.cache().get(&key) {
@@ -360,7 +469,9 @@ impl Registry {
         }
         self.establish(&definitions, &mut object);
         definitions.put(&object)?;
-        let stored = self.store_definition(&mut definitions, key, Expect::Absent, &object).await;
+        let stored = self
+            .store_definition(&mut definitions, key, Expect::Absent, &object)
+            .await;
         match stored {
             Ok(stored) => Ok(Creation::Done(stored.bytes.clone())),
             Err(CommitError::Exists { current }) => Ok(Creation::Exists(current)),
@@ -375,7 +486,11 @@ impl Registry {
         mut object: Map<String, Value>,
     ) -> Result<Option<Bytes>, Status> {
         let mut definitions = self.definitions.lock().await;
-        if self.cache().get(&live.key).is_none_or(|now| now.revision != live.revision) {
+        if self
+            .cache()
+            .get(&live.key)
+            .is_none_or(|now| now.revision != live.revision)
+        {
             return Ok(None);
         }
         if !metadata::is_terminating(&object) {
@@ -383,7 +498,10 @@ impl Registry {
         }
         definitions.put(&object)?;
         let expect = Expect::At(live.revision);
-        match self.store_definition(&mut definitions, live.key.clone(), expect, &object).await {
+        match self
+            .store_definition(&mut definitions, live.key.clone(), expect, &object)
+            .await
+        {
             Ok(stored) => Ok(Some(stored.bytes.clone())),
             Err(CommitError::Conflict { .. } | CommitError::NotFound) => Ok(None),
             Err(error) => Err(super::commit_failed(&error)),
@@ -401,7 +519,11 @@ impl Registry {
         self.reindex(definitions, &key.name).await?;
         self.publish(definitions);
         let encoded = encode::encode(object, &[]);
-        let mutation = Mutation { key: key.clone(), expect, body: Body::Put(encoded) };
+        let mutation = Mutation {
+            key: key.clone(),
+            expect,
+            body: Body::Put(encoded),
+        };
         let result = self.cache().commit(mutation).await;
         if result.is_err() {
             self.restore(definitions, &key);
@@ -423,15 +545,27 @@ impl Registry {
 
     /// Indexes the objects of a definition by its selectable fields, if they have others now.
     async fn reindex(&self, definitions: &Definitions, name: &str) -> Result<(), CommitError> {
-        let Some(fields) = definitions.known.get(name).and_then(|d| d.kinds.first()).map(|k| Arc::clone(&k.stored_fields)) else {
+        let Some(fields) = definitions
+            .known
+            .get(name)
+            .and_then(|d| d.kinds.first())
+            .map(|k| Arc::clone(&k.stored_fields))
+        else {
             return Ok(());
         };
         let kinds = self.kinds();
-        let before = kinds.find_storage(name).map(|kind| Arc::clone(&kind.stored_fields));
+        let before = kinds
+            .find_storage(name)
+            .map(|kind| Arc::clone(&kind.stored_fields));
         if before.is_some_and(|before| before == fields) || self.cache().count(name) == 0 {
             return Ok(());
         }
-        self.cache().reindex(name, index_with(BTreeMap::from([(name.to_owned(), fields)]))).await
+        self.cache()
+            .reindex(
+                name,
+                index_with(BTreeMap::from([(name.to_owned(), fields)])),
+            )
+            .await
     }
 
     /// Takes note of a definition that was marked for deletion.
@@ -439,7 +573,10 @@ impl Registry {
         let mut definitions = self.definitions.lock().await;
         self.restore(&mut definitions, &stored.key);
         drop(definitions);
-        self.upkeep.push([super::upkeep::Work::Definition(Arc::clone(&stored.key.name))]);
+        self.upkeep
+            .push([super::upkeep::Work::Definition(Arc::clone(
+                &stored.key.name,
+            ))]);
     }
 
     /// The definition is gone: its kinds are no longer served, and names it held may become free for others.
@@ -449,8 +586,12 @@ impl Registry {
             gone.kinds.iter().for_each(|kind| kind.ended.cancel());
         }
         self.publish(&definitions);
-        let waiting: Vec<Arc<str>> =
-            definitions.known.iter().filter(|(_, d)| !d.established).map(|(name, _)| Arc::clone(name)).collect();
+        let waiting: Vec<Arc<str>> = definitions
+            .known
+            .iter()
+            .filter(|(_, d)| !d.established)
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
         drop(definitions);
         for name in waiting {
             self.retry_definition(&name).await;
@@ -460,8 +601,12 @@ impl Registry {
     /// Tries again to accept the names of a definition.
     async fn retry_definition(&self, name: &Arc<str>) {
         let key = ObjectKey::new(builtin::CRDS, "", Arc::clone(name));
-        let Some(live) = self.cache().get(&key) else { return };
-        let Ok(object) = encode::decode(&live.bytes) else { return };
+        let Some(live) = self.cache().get(&key) else {
+            return;
+        };
+        let Ok(object) = encode::decode(&live.bytes) else {
+            return;
+        };
         if let Err(why) = self.change_definition(&live, object).await {
             tracing::warn!(%name, %why, "a definition could not be reconsidered");
         }
@@ -469,15 +614,27 @@ impl Registry {
 
     /// Is this definition part of the server?
     pub(super) async fn is_part_of_server(&self, name: &str) -> bool {
-        self.definitions.lock().await.own.iter().any(|own| own == name)
+        self.definitions
+            .lock()
+            .await
+            .own
+            .iter()
+            .any(|own| own == name)
     }
 
     /// After a start: serves the definitions that are stored.
     pub(super) async fn restore_definitions(&self) {
         let mut definitions = self.definitions.lock().await;
-        let Ok(page) = self.cache().list(builtin::CRDS, ListAt::Latest, &ListQuery::default()) else { return };
+        let Ok(page) = self
+            .cache()
+            .list(builtin::CRDS, ListAt::Latest, &ListQuery::default())
+        else {
+            return;
+        };
         for stored in page.items {
-            let result = encode::decode(&stored.bytes).map_err(Status::internal).and_then(|object| definitions.put(&object));
+            let result = encode::decode(&stored.bytes)
+                .map_err(Status::internal)
+                .and_then(|object| definitions.put(&object));
             if let Err(why) = result {
                 tracing::error!(name = %stored.key.name, %why, "a stored definition cannot be served");
             }
@@ -489,9 +646,17 @@ impl Registry {
     pub(super) async fn install_definitions(&self, documents: &[String]) -> Result<(), OpenError> {
         for text in documents {
             for document in crate::schema::yaml::decode_documents(text)? {
-                let name = document.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let name = document
+                    .value
+                    .pointer("/metadata/name")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned();
                 let result = self.install(&name, document).await;
-                result.map_err(|why| OpenError::Refused { name: name.clone(), why })?;
+                result.map_err(|why| OpenError::Refused {
+                    name: name.clone(),
+                    why,
+                })?;
                 self.definitions.lock().await.own.push(name);
             }
         }
@@ -503,40 +668,80 @@ impl Registry {
         let kind = kinds
             .find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
             .ok_or_else(|| Status::internal("definitions are not served"))?;
-        let options = WriteOptions { manager: "apiserver".to_owned(), ..WriteOptions::default() };
+        let options = WriteOptions {
+            manager: "apiserver".to_owned(),
+            ..WriteOptions::default()
+        };
         let Some(stored) = self.stored(builtin::CRDS, "", name) else {
             return self.create(kind, "", document, &options).await.map(drop);
         };
-        if let Some(metadata) = document.value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert("resourceVersion".to_owned(), stored.revision.to_string().into());
+        if let Some(metadata) = document
+            .value
+            .get_mut("metadata")
+            .and_then(Value::as_object_mut)
+        {
+            metadata.insert(
+                "resourceVersion".to_owned(),
+                stored.revision.to_string().into(),
+            );
         }
-        let target = super::Target { kind, namespace: "", name, part: crate::schema::Part::Main };
+        let target = super::Target {
+            kind,
+            namespace: "",
+            name,
+            part: crate::schema::Part::Main,
+        };
         self.update(target, document, &options).await.map(drop)
     }
 
     /// Deletes the objects of a terminating definition, and lets it go when there are none.
     pub(super) async fn empty_definition(&self, name: &str) -> Result<(), Status> {
         let key = ObjectKey::new(builtin::CRDS, "", name);
-        let Some(stored) = self.cache().get(&key).filter(|stored| collector::is_terminating(stored)) else {
+        let Some(stored) = self
+            .cache()
+            .get(&key)
+            .filter(|stored| collector::is_terminating(stored))
+        else {
             return Ok(());
         };
         let kinds = self.kinds();
         if let Some(kind) = kinds.find_storage(name) {
-            let page = self.cache().list(name, ListAt::Latest, &ListQuery::default());
+            let page = self
+                .cache()
+                .list(name, ListAt::Latest, &ListQuery::default());
             let items = page.map(|page| page.items).unwrap_or_default();
-            let waiting: Vec<Arc<Stored>> = items.into_iter().filter(|item| !collector::is_terminating(item)).collect();
+            let waiting: Vec<Arc<Stored>> = items
+                .into_iter()
+                .filter(|item| !collector::is_terminating(item))
+                .collect();
             let deletes = waiting.into_iter().map(|item| async move {
-                self.delete(kind, &item.key.namespace, &item.key.name, &DeleteOptions::default()).await
+                self.delete(
+                    kind,
+                    &item.key.namespace,
+                    &item.key.name,
+                    &DeleteOptions::default(),
+                )
+                .await
             });
-            let results: Vec<_> = futures::stream::iter(deletes).buffer_unordered(limits::COLLECTOR_WRITES).collect().await;
-            if let Some(why) = results.into_iter().filter_map(Result::err).find(|why| why.code != http::StatusCode::NOT_FOUND) {
+            let results: Vec<_> = futures::stream::iter(deletes)
+                .buffer_unordered(limits::COLLECTOR_WRITES)
+                .collect()
+                .await;
+            if let Some(why) = results
+                .into_iter()
+                .filter_map(Result::err)
+                .find(|why| why.code != http::StatusCode::NOT_FOUND)
+            {
                 return Err(why);
             }
         }
         if self.cache().count(name) > 0 {
             return Ok(());
         }
-        self.amend(&stored.key, |object| metadata::remove_finalizer(object, CLEANUP)).await
+        self.amend(&stored.key, |object| {
+            metadata::remove_finalizer(object, CLEANUP)
+        })
+        .await
     }
 }
 
@@ -559,16 +764,35 @@ mod tests {
     fn names_conflict_within_a_group_only() {
         let there = names("jobs", "job", &["j"], "Job", "JobList");
         for (mine, reason) in [
-            (names("jobs", "a", &[], "A", "AList"), Some("PluralConflict")),
+            (
+                names("jobs", "a", &[], "A", "AList"),
+                Some("PluralConflict"),
+            ),
             (names("a", "j", &[], "A", "AList"), Some("SingularConflict")),
-            (names("a", "b", &["job"], "A", "AList"), Some("ShortNamesConflict")),
-            (names("a", "b", &["c"], "Job", "AList"), Some("KindConflict")),
-            (names("a", "b", &["c"], "A", "JobList"), Some("ListKindConflict")),
+            (
+                names("a", "b", &["job"], "A", "AList"),
+                Some("ShortNamesConflict"),
+            ),
+            (
+                names("a", "b", &["c"], "Job", "AList"),
+                Some("KindConflict"),
+            ),
+            (
+                names("a", "b", &["c"], "A", "JobList"),
+                Some("ListKindConflict"),
+            ),
             (names("a", "b", &["c"], "A", "AList"), None),
         ] {
-            assert_eq!(mine.conflict_with(&there).map(|(reason, _)| reason), reason, "{mine:?}");
+            assert_eq!(
+                mine.conflict_with(&there).map(|(reason, _)| reason),
+                reason,
+                "{mine:?}"
+            );
         }
-        let elsewhere = Names { group: "other.dev".to_owned(), ..there.clone() };
+        let elsewhere = Names {
+            group: "other.dev".to_owned(),
+            ..there.clone()
+        };
         assert_eq!(elsewhere.conflict_with(&there), None);
     }
 }

@@ -34,7 +34,8 @@ pub enum Deleted {
 pub(super) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Namespaces that are part of the server.
-pub(super) const KEPT_NAMESPACES: &[&str] = &["default", "kube-public", "kube-system", "gctl-node-lease"];
+pub(super) const KEPT_NAMESPACES: &[&str] =
+    &["default", "kube-public", "kube-system", "gctl-node-lease"];
 
 impl Registry {
     /// Deletes an object.
@@ -57,7 +58,12 @@ impl Registry {
                 return Ok(deleted);
             }
         }
-        Err(Status::conflict(&kind.group, &kind.plural, name, "the object is being modified all the time"))
+        Err(Status::conflict(
+            &kind.group,
+            &kind.plural,
+            name,
+            "the object is being modified all the time",
+        ))
     }
 
     /// Deletes what a list would show; answers those objects and the page that they were on.
@@ -70,14 +76,20 @@ impl Registry {
     ) -> Result<(Vec<Bytes>, Page), Status> {
         let page = self.list_stored(kind, namespace, list)?;
         let deletes = page.items.clone().into_iter().map(|stored| async move {
-            match self.delete(kind, &stored.key.namespace, &stored.key.name, options).await {
+            match self
+                .delete(kind, &stored.key.namespace, &stored.key.name, options)
+                .await
+            {
                 Ok(Deleted::Gone { last, .. } | Deleted::Waiting(last)) => Ok(Some(last)),
                 // Somebody else deleted it, which is what was wanted.
                 Err(status) if status.code == http::StatusCode::NOT_FOUND => Ok(None),
                 Err(status) => Err(status),
             }
         });
-        let results: Vec<_> = futures::stream::iter(deletes).buffered(limits::COLLECTOR_WRITES).collect().await;
+        let results: Vec<_> = futures::stream::iter(deletes)
+            .buffered(limits::COLLECTOR_WRITES)
+            .collect()
+            .await;
         let mut items = Vec::with_capacity(results.len());
         for result in results {
             items.extend(result?);
@@ -99,12 +111,17 @@ impl Registry {
                     rv_offset: live.rv_offset(),
                     index: Arc::clone(&live.index),
                 };
-                let gone = |last: Bytes| Deleted::Gone { uid: Arc::clone(&live.index.uid), last };
+                let gone = |last: Bytes| Deleted::Gone {
+                    uid: Arc::clone(&live.index.uid),
+                    last,
+                };
                 if options.dry_run {
                     return Ok(Some(gone(present(kind, live))));
                 }
                 let stored = self.commit_if_unchanged(live, Body::Delete(last)).await?;
-                let Some(stored) = stored else { return Ok(None) };
+                let Some(stored) = stored else {
+                    return Ok(None);
+                };
                 self.after_delete(kind, &stored).await;
                 return Ok(Some(gone(present(kind, &stored))));
             }
@@ -116,7 +133,9 @@ impl Registry {
         }
         let encoded = encode_for(kind, marked)?;
         let stored = self.commit_if_unchanged(live, Body::Put(encoded)).await?;
-        let Some(stored) = stored else { return Ok(None) };
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
         if kind.builtin == Some(Builtin::CustomResourceDefinition) {
             self.refresh_definition(&stored).await;
         }
@@ -126,8 +145,16 @@ impl Registry {
     }
 
     /// Commits on condition that the object is still as `live`; `None` when it is not.
-    pub(super) async fn commit_if_unchanged(&self, live: &Stored, body: Body) -> Result<Option<Arc<Stored>>, Status> {
-        let mutation = Mutation { key: live.key.clone(), expect: Expect::At(live.revision), body };
+    pub(super) async fn commit_if_unchanged(
+        &self,
+        live: &Stored,
+        body: Body,
+    ) -> Result<Option<Arc<Stored>>, Status> {
+        let mutation = Mutation {
+            key: live.key.clone(),
+            expect: Expect::At(live.revision),
+            body,
+        };
         match self.cache().commit(mutation).await {
             Ok(stored) => Ok(Some(stored)),
             Err(CommitError::Conflict { .. } | CommitError::NotFound) => Ok(None),
@@ -137,7 +164,9 @@ impl Registry {
 
     async fn check_deletable(&self, kind: &ServedKind, name: &str) -> Result<(), Status> {
         let why = match kind.builtin {
-            Some(Builtin::Namespace) if KEPT_NAMESPACES.contains(&name) => "this namespace may not be deleted",
+            Some(Builtin::Namespace) if KEPT_NAMESPACES.contains(&name) => {
+                "this namespace may not be deleted"
+            }
             Some(Builtin::CustomResourceDefinition) if self.is_part_of_server(name).await => {
                 "this definition is part of the server and may not be deleted"
             }
@@ -148,9 +177,20 @@ impl Registry {
     }
 
     /// The object with the marks of its deletion, if it has to wait.
-    fn marked(&self, kind: &ServedKind, live: &Stored, options: &DeleteOptions) -> Result<Mark, Status> {
-        let held_by_kind = matches!(kind.builtin, Some(Builtin::Namespace | Builtin::CustomResourceDefinition));
-        let held_by_policy = matches!(options.propagation, Some(Propagation::Foreground | Propagation::Orphan));
+    fn marked(
+        &self,
+        kind: &ServedKind,
+        live: &Stored,
+        options: &DeleteOptions,
+    ) -> Result<Mark, Status> {
+        let held_by_kind = matches!(
+            kind.builtin,
+            Some(Builtin::Namespace | Builtin::CustomResourceDefinition)
+        );
+        let held_by_policy = matches!(
+            options.propagation,
+            Some(Propagation::Foreground | Propagation::Orphan)
+        );
         // Most objects have no finalizers, and then need not be decoded.
         if !held_by_kind && !held_by_policy && !may_have_finalizers(&live.bytes) {
             return Ok(Mark::None);
@@ -187,18 +227,28 @@ impl Registry {
         }
         // The stored form is what was decoded, so its version is put back by the encoder.
         object.insert("apiVersion".to_owned(), (&*kind.api_version).into());
-        Ok(Mark::New(if kind.builtin == Some(Builtin::Event) { super::events::from_core(object) } else { object }))
+        Ok(Mark::New(if kind.builtin == Some(Builtin::Event) {
+            super::events::from_core(object)
+        } else {
+            object
+        }))
     }
 
     fn mark(&self, kind: &ServedKind, object: &mut Map<String, Value>) {
         metadata::set(object, "deletionTimestamp", Some(self.timestamp().into()));
         metadata::set(object, "deletionGracePeriodSeconds", Some(0.into()));
         if metadata::of(object).contains_key("generation") {
-            metadata::set(object, "generation", Some((metadata::generation(object) + 1).into()));
+            metadata::set(
+                object,
+                "generation",
+                Some((metadata::generation(object) + 1).into()),
+            );
         }
         match kind.builtin {
             Some(Builtin::Namespace) => {
-                let status = object.entry("status").or_insert_with(|| Value::Object(Map::new()));
+                let status = object
+                    .entry("status")
+                    .or_insert_with(|| Value::Object(Map::new()));
                 status["phase"] = "Terminating".into();
             }
             Some(Builtin::CustomResourceDefinition) => {
@@ -232,16 +282,35 @@ fn may_have_finalizers(bytes: &[u8]) -> bool {
     bytes.windows(NEEDLE.len()).any(|window| window == NEEDLE)
 }
 
-fn check_preconditions(kind: &ServedKind, live: &Stored, options: &DeleteOptions) -> Result<(), Status> {
-    let conflict = |why: String| Err(Status::conflict(&kind.group, &kind.plural, &live.key.name, &why));
-    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*live.index.uid) {
+fn check_preconditions(
+    kind: &ServedKind,
+    live: &Stored,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let conflict = |why: String| {
+        Err(Status::conflict(
+            &kind.group,
+            &kind.plural,
+            &live.key.name,
+            &why,
+        ))
+    };
+    if let Some(uid) = options
+        .uid
+        .as_deref()
+        .filter(|uid| *uid != &*live.index.uid)
+    {
         return conflict(format!(
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
             live.index.uid
         ));
     }
     let current = live.revision.to_string();
-    if let Some(revision) = options.resource_version.as_deref().filter(|revision| *revision != current) {
+    if let Some(revision) = options
+        .resource_version
+        .as_deref()
+        .filter(|revision| *revision != current)
+    {
         return conflict(format!(
             "Precondition failed: ResourceVersion in precondition: {revision}, ResourceVersion in object meta: {current}"
         ));

@@ -21,13 +21,20 @@ const USUAL_BYTES: usize = 2_048;
 pub(super) fn encode(object: &Map<String, Value>, selectable: &[SelectableField]) -> Encoded {
     let mut out = Vec::with_capacity(USUAL_BYTES);
     let rv_offset = write_object(&mut out, object).expect("writing JSON to memory cannot fail");
-    Encoded { bytes: Bytes::from(out), rv_offset, index: Arc::new(index_of(object, selectable)) }
+    Encoded {
+        bytes: Bytes::from(out),
+        rv_offset,
+        index: Arc::new(index_of(object, selectable)),
+    }
 }
 
 /// Compact JSON of an object in the usual order of keys, with the revision that it has, if any.
 pub(super) fn plain(object: &Map<String, Value>) -> Bytes {
     let mut encoded = Vec::with_capacity(USUAL_BYTES);
-    let revision = object.get("metadata").and_then(|m| m.get("resourceVersion")).and_then(Value::as_str);
+    let revision = object
+        .get("metadata")
+        .and_then(|m| m.get("resourceVersion"))
+        .and_then(Value::as_str);
     let offset = write_object(&mut encoded, object).expect("writing JSON to memory cannot fail");
     let end = offset + REVISION_PLACEHOLDER.len();
     match revision {
@@ -45,7 +52,12 @@ pub(super) fn plain(object: &Map<String, Value>) -> Bytes {
 const RV_KEY: &[u8] = b"\"resourceVersion\":\"";
 
 fn write_object(out: &mut Vec<u8>, object: &Map<String, Value>) -> io::Result<usize> {
-    let text = |key: &str| object.get(key).cloned().unwrap_or_else(|| Value::String(String::new()));
+    let text = |key: &str| {
+        object
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| Value::String(String::new()))
+    };
     out.write_all(b"{\"apiVersion\":")?;
     serde_json::to_writer(&mut *out, &text("apiVersion"))?;
     out.write_all(b",\"kind\":")?;
@@ -61,7 +73,9 @@ fn write_object(out: &mut Vec<u8>, object: &Map<String, Value>) -> io::Result<us
         }
     }
     out.write_all(b"}")?;
-    let rest = object.iter().filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata"));
+    let rest = object
+        .iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata"));
     for (key, value) in rest {
         write_entry(out, key, value)?;
     }
@@ -81,24 +95,44 @@ fn write_entry(out: &mut Vec<u8>, key: &str, value: &Value) -> io::Result<()> {
 pub(super) fn index_of(object: &Map<String, Value>, selectable: &[SelectableField]) -> IndexEntry {
     let metadata = object.get("metadata").and_then(Value::as_object);
     let get = |key: &str| metadata.and_then(|m| m.get(key));
-    let labels = get("labels").and_then(Value::as_object).map_or_else(BTreeMap::new, |labels| {
-        labels.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-    });
-    let owners = get("ownerReferences").and_then(Value::as_array).map_or_else(Vec::new, |owners| {
-        owners.iter().filter_map(|o| o.get("uid")?.as_str().map(Arc::from)).collect()
-    });
+    let labels = get("labels")
+        .and_then(Value::as_object)
+        .map_or_else(BTreeMap::new, |labels| {
+            labels
+                .iter()
+                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                .collect()
+        });
+    let owners = get("ownerReferences")
+        .and_then(Value::as_array)
+        .map_or_else(Vec::new, |owners| {
+            owners
+                .iter()
+                .filter_map(|o| o.get("uid")?.as_str().map(Arc::from))
+                .collect()
+        });
     let fields = selectable
         .iter()
         .filter_map(|field| Some((Arc::clone(&field.label), field_text(object, &field.path)?)))
         .collect();
-    let uid = get("uid").and_then(Value::as_str).unwrap_or_default().into();
-    IndexEntry { labels, fields, uid, owners }
+    let uid = get("uid")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .into();
+    IndexEntry {
+        labels,
+        fields,
+        uid,
+        owners,
+    }
 }
 
 /// The text of a scalar field; `None` for absent ones, which selectors treat as empty.
 fn field_text(object: &Map<String, Value>, path: &[String]) -> Option<String> {
     let (first, rest) = path.split_first()?;
-    let value = rest.iter().try_fold(object.get(first)?, |value, key| value.get(key))?;
+    let value = rest
+        .iter()
+        .try_fold(object.get(first)?, |value, key| value.get(key))?;
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Bool(flag) => Some(flag.to_string()),
@@ -121,7 +155,10 @@ pub(super) fn with_api_version(bytes: &Bytes, from: &str, to: &str) -> Bytes {
     if from == to {
         return bytes.clone();
     }
-    match bytes.strip_prefix(HEAD).and_then(|rest| rest.strip_prefix(from.as_bytes())) {
+    match bytes
+        .strip_prefix(HEAD)
+        .and_then(|rest| rest.strip_prefix(from.as_bytes()))
+    {
         Some(rest) => [HEAD, to.as_bytes(), rest].concat().into(),
         None => bytes.clone(),
     }
@@ -146,8 +183,15 @@ mod tests {
             "metadata": {"name": "x", "resourceVersion": "5", "labels": {"a": "b"}, "uid": "u"},
         }));
         let encoded = encode(&source, &[]);
-        assert_eq!(&encoded.bytes[encoded.rv_offset..encoded.rv_offset + 10], b"0000000000");
-        assert!(encoded.bytes.starts_with(b"{\"apiVersion\":\"gctl.dev/v1\",\"kind\":\"Job\",\"metadata\":{"));
+        assert_eq!(
+            &encoded.bytes[encoded.rv_offset..encoded.rv_offset + 10],
+            b"0000000000"
+        );
+        assert!(
+            encoded
+                .bytes
+                .starts_with(b"{\"apiVersion\":\"gctl.dev/v1\",\"kind\":\"Job\",\"metadata\":{")
+        );
         let mut back = decode(&encoded.bytes).unwrap();
         back["metadata"]["resourceVersion"] = json!("5");
         assert_eq!(back, source);
@@ -157,8 +201,13 @@ mod tests {
 
     #[test]
     fn plain_bytes_carry_the_revision_they_have_or_none() {
-        for metadata in [json!({"name": "x", "resourceVersion": "5"}), json!({"name": "x"}), json!({})] {
-            let source = object(json!({"apiVersion": "v1", "kind": "K", "metadata": metadata, "x": 1}));
+        for metadata in [
+            json!({"name": "x", "resourceVersion": "5"}),
+            json!({"name": "x"}),
+            json!({}),
+        ] {
+            let source =
+                object(json!({"apiVersion": "v1", "kind": "K", "metadata": metadata, "x": 1}));
             assert_eq!(decode(&plain(&source)).unwrap(), source);
         }
     }
@@ -170,16 +219,34 @@ mod tests {
             path: label.split('.').map(str::to_owned).collect(),
         };
         let source = object(json!({"spec": {"s": "x", "n": 7, "b": true, "list": [1], "o": {}}}));
-        let fields = ["spec.s", "spec.n", "spec.b", "spec.list", "spec.o", "spec.absent.y"].map(field);
+        let fields = [
+            "spec.s",
+            "spec.n",
+            "spec.b",
+            "spec.list",
+            "spec.o",
+            "spec.absent.y",
+        ]
+        .map(field);
         let index = index_of(&source, &fields);
-        let pairs: Vec<_> = index.fields.iter().map(|(k, v)| (&**k, v.as_str())).collect();
-        assert_eq!(pairs, [("spec.b", "true"), ("spec.n", "7"), ("spec.s", "x")]);
+        let pairs: Vec<_> = index
+            .fields
+            .iter()
+            .map(|(k, v)| (&**k, v.as_str()))
+            .collect();
+        assert_eq!(
+            pairs,
+            [("spec.b", "true"), ("spec.n", "7"), ("spec.s", "x")]
+        );
     }
 
     #[test]
     fn another_version_of_the_same_bytes_differs_in_the_api_version_only() {
         let bytes = Bytes::from_static(b"{\"apiVersion\":\"g/v1\",\"kind\":\"K\"}");
-        assert_eq!(&with_api_version(&bytes, "g/v1", "g/v2beta1")[..], b"{\"apiVersion\":\"g/v2beta1\",\"kind\":\"K\"}");
+        assert_eq!(
+            &with_api_version(&bytes, "g/v1", "g/v2beta1")[..],
+            b"{\"apiVersion\":\"g/v2beta1\",\"kind\":\"K\"}"
+        );
         assert_eq!(with_api_version(&bytes, "g/v1", "g/v1"), bytes);
     }
 }

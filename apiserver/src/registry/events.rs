@@ -16,7 +16,11 @@ const RENAMED: &[(&str, &str)] = &[
     ("reportingComponent", "reportingController"),
 ];
 
-fn renamed(mut event: Map<String, Value>, api_version: &str, names: impl Iterator<Item = (&'static str, &'static str)>) -> Map<String, Value> {
+fn renamed(
+    mut event: Map<String, Value>,
+    api_version: &str,
+    names: impl Iterator<Item = (&'static str, &'static str)>,
+) -> Map<String, Value> {
     for (from, to) in names {
         if let Some(value) = event.remove(from) {
             event.insert(to.to_owned(), value);
@@ -38,7 +42,9 @@ pub(super) fn to_core(event: Map<String, Value>) -> Map<String, Value> {
 
 /// The bytes of a stored core event as `events.k8s.io/v1` shows it.
 pub(super) fn present(bytes: &Bytes) -> Bytes {
-    let Ok(event) = encode::decode(bytes) else { return bytes.clone() };
+    let Ok(event) = encode::decode(bytes) else {
+        return bytes.clone();
+    };
     encode::plain(&from_core(event))
 }
 
@@ -54,7 +60,9 @@ mod tests {
             "message": "m", "reason": "r", "type": "Normal", "source": {"component": "c"}, "firstTimestamp": "t1",
             "lastTimestamp": "t2", "count": 3, "reportingComponent": "rc", "reportingInstance": "ri", "action": "a",
             "eventTime": "t0", "series": {"count": 2},
-        }) else { unreachable!("a literal object") };
+        }) else {
+            unreachable!("a literal object")
+        };
         let new = from_core(core.clone());
         assert_eq!(new["regarding"]["name"], "x");
         assert_eq!(new["note"], "m");

@@ -20,20 +20,26 @@ impl Ids {
     /// With a seed the same calls give the same identifiers; without one they come from the operating system.
     pub fn new(seed: Option<u64>) -> Self {
         let rng = seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
-        Self { rng: Mutex::new(rng) }
+        Self {
+            rng: Mutex::new(rng),
+        }
     }
 
     /// A fresh UUIDv4.
     pub fn uid(&self) -> String {
         let mut bytes = [0_u8; 16];
         self.rng.lock().fill_bytes(&mut bytes);
-        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .to_string()
     }
 
     /// Five characters for the end of a generated name.
     pub fn suffix(&self) -> String {
         let mut rng = self.rng.lock();
-        (0..SUFFIX_LEN).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+        (0..SUFFIX_LEN)
+            .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+            .collect()
     }
 
     /// A time between `base` and twice that.

@@ -177,7 +177,11 @@ impl ServedKind {
 
     /// `Kind.group`, or only the kind in the core group: what validation messages call the kind.
     pub fn qualified_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.to_string() } else { format!("{}.{}", self.kind, self.group) }
+        if self.group.is_empty() {
+            self.kind.to_string()
+        } else {
+            format!("{}.{}", self.kind, self.group)
+        }
     }
 
     /// Are objects stored in the very form in which this kind serves them?
@@ -186,8 +190,18 @@ impl ServedKind {
     }
 
     /// Who writes in the name of whom, for field ownership.
-    pub(super) fn writer<'a>(&'a self, options: &'a WriteOptions, subresource: &'a str, now: Timestamp) -> Writer<'a> {
-        Writer { manager: &options.manager, api_version: &self.api_version, subresource, now }
+    pub(super) fn writer<'a>(
+        &'a self,
+        options: &'a WriteOptions,
+        subresource: &'a str,
+        now: Timestamp,
+    ) -> Writer<'a> {
+        Writer {
+            manager: &options.manager,
+            api_version: &self.api_version,
+            subresource,
+            now,
+        }
     }
 
     /// The verbs that discovery lists for the resource itself, sorted.
@@ -195,7 +209,16 @@ impl ServedKind {
         if self.terminating {
             &["delete", "deletecollection", "get", "list", "watch"]
         } else {
-            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+            &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ]
         }
     }
 
@@ -230,7 +253,8 @@ impl ServedKind {
             columns: Vec::new(),
             selectable: Vec::new(),
             stored_fields: Arc::new([]),
-            schema: crate::schema::builtin::schema("", "v1", "ConfigMap").expect("ConfigMaps are built in"),
+            schema: crate::schema::builtin::schema("", "v1", "ConfigMap")
+                .expect("ConfigMaps are built in"),
             open_api: Arc::new(serde_json::json!({})),
             annotations: Arc::default(),
             deprecation: None,
@@ -272,14 +296,25 @@ impl Kinds {
         let mut groups: BTreeMap<Arc<str>, GroupKinds> = BTreeMap::new();
         for kind in kinds {
             let versions = &mut groups.entry(Arc::clone(&kind.group)).or_default().versions;
-            let at = versions.iter().position(|v| v.version == kind.version).unwrap_or_else(|| {
-                versions.push(VersionKinds { version: Arc::clone(&kind.version), kinds: BTreeMap::new() });
-                versions.len() - 1
-            });
-            versions[at].kinds.entry(Arc::clone(&kind.plural)).or_insert(kind);
+            let at = versions
+                .iter()
+                .position(|v| v.version == kind.version)
+                .unwrap_or_else(|| {
+                    versions.push(VersionKinds {
+                        version: Arc::clone(&kind.version),
+                        kinds: BTreeMap::new(),
+                    });
+                    versions.len() - 1
+                });
+            versions[at]
+                .kinds
+                .entry(Arc::clone(&kind.plural))
+                .or_insert(kind);
         }
         for group in groups.values_mut() {
-            group.versions.sort_by_cached_key(|v| version_rank(&v.version));
+            group
+                .versions
+                .sort_by_cached_key(|v| version_rank(&v.version));
         }
         Self { groups, generation }
     }
@@ -291,7 +326,11 @@ impl Kinds {
 
     /// One version of one group.
     pub fn version(&self, group: &str, version: &str) -> Option<&VersionKinds> {
-        self.groups.get(group)?.versions.iter().find(|v| &*v.version == version)
+        self.groups
+            .get(group)?
+            .versions
+            .iter()
+            .find(|v| &*v.version == version)
     }
 
     /// One group.
@@ -306,24 +345,33 @@ impl Kinds {
 
     /// All served kinds, version by version.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ServedKind>> {
-        self.groups.values().flat_map(|g| &g.versions).flat_map(|v| v.kinds.values())
+        self.groups
+            .values()
+            .flat_map(|g| &g.versions)
+            .flat_map(|v| v.kinds.values())
     }
 
     /// The kind with this `apiVersion` and `kind`, as owner references name it.
     pub fn find_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<ServedKind>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        self.version(group, version)?.kinds.values().find(|k| &*k.kind == kind)
+        self.version(group, version)?
+            .kinds
+            .values()
+            .find(|k| &*k.kind == kind)
     }
 
     /// The kind of this group in any served version, the preferred one first.
     pub fn find_in_group(&self, group: &str, kind: &str) -> Option<&Arc<ServedKind>> {
         let versions = &self.groups.get(group)?.versions;
-        versions.iter().find_map(|v| v.kinds.values().find(|k| &*k.kind == kind))
+        versions
+            .iter()
+            .find_map(|v| v.kinds.values().find(|k| &*k.kind == kind))
     }
 
     /// A kind whose objects are stored under this resource, in the preferred version.
     pub fn find_storage(&self, storage: &str) -> Option<&Arc<ServedKind>> {
-        self.iter().find(|k| &*k.storage == storage && k.storage_api_version == k.api_version)
+        self.iter()
+            .find(|k| &*k.storage == storage && k.storage_api_version == k.api_version)
             .or_else(|| self.iter().find(|k| &*k.storage == storage))
     }
 
@@ -339,7 +387,9 @@ type VersionRank = (u8, Reverse<u64>, Reverse<u64>, String);
 fn version_rank(version: &str) -> VersionRank {
     let parsed = (|| {
         let rest = version.strip_prefix('v')?;
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let major: u64 = rest[..digits].parse().ok()?;
         match &rest[digits..] {
             "" => Some((0, major, 0)),
@@ -364,11 +414,16 @@ mod tests {
 
     #[test]
     fn versions_are_preferred_by_stability_then_by_number() {
-        let mut versions = vec!["foo1", "v1alpha1", "v10", "v2beta1", "v2", "v10beta3", "v1", "v2beta10", "foo10", "v3"];
+        let mut versions = vec![
+            "foo1", "v1alpha1", "v10", "v2beta1", "v2", "v10beta3", "v1", "v2beta10", "foo10", "v3",
+        ];
         versions.sort_by_cached_key(|v| version_rank(v));
         assert_eq!(
             versions,
-            ["v10", "v3", "v2", "v1", "v10beta3", "v2beta10", "v2beta1", "v1alpha1", "foo1", "foo10"]
+            [
+                "v10", "v3", "v2", "v1", "v10beta3", "v2beta10", "v2beta1", "v1alpha1", "foo1",
+                "foo10"
+            ]
         );
     }
 }

@@ -90,16 +90,23 @@ pub struct Registry {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("cache", &self.cache).finish_non_exhaustive()
+        f.debug_struct("Registry")
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
     }
 }
 
 impl Registry {
     /// Opens the store, serves its kinds, makes the built-in objects and starts the upkeep.
     /// Must be called within a tokio runtime.
-    pub async fn open(store: Arc<dyn Store>, options: RegistryOptions) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        options: RegistryOptions,
+    ) -> Result<Arc<Self>, OpenError> {
         let cache = Cache::open(store, options.cache, |recovered| {
-            index_with(definitions::selectable_fields(&recovered.objects(builtin::CRDS)))
+            index_with(definitions::selectable_fields(
+                &recovered.objects(builtin::CRDS),
+            ))
         })?;
         let registry = Arc::new(Self {
             cache,
@@ -115,7 +122,11 @@ impl Registry {
         registry.make_namespaces().await?;
         registry.install_definitions(&options.definitions).await?;
         let queue = Arc::clone(&registry.upkeep);
-        tokio::spawn(upkeep::run(Arc::downgrade(&registry), queue, registry.shutdown.clone()));
+        tokio::spawn(upkeep::run(
+            Arc::downgrade(&registry),
+            queue,
+            registry.shutdown.clone(),
+        ));
         Ok(registry)
     }
 
@@ -170,7 +181,9 @@ pub(crate) fn whole_seconds(at: jiff::Timestamp) -> String {
 fn index_with(fields: BTreeMap<String, Arc<[SelectableField]>>) -> Index {
     Arc::new(move |resource, bytes| {
         let fields = fields.get(resource).map_or(&[][..], |fields| fields);
-        encode::decode(bytes).map(|object| encode::index_of(&object, fields)).unwrap_or_default()
+        encode::decode(bytes)
+            .map(|object| encode::index_of(&object, fields))
+            .unwrap_or_default()
     })
 }
 

@@ -13,7 +13,9 @@ use super::create::{Written, encode_for};
 use super::kinds::{Builtin, ServedKind};
 use super::options::{WriteOptions, invalid};
 use super::prepare::{self, Prepared};
-use super::{Registry, commit_failed, encode, key_of, limits, metadata, open_stored, present, rules};
+use super::{
+    Registry, commit_failed, encode, key_of, limits, metadata, open_stored, present, rules,
+};
 use crate::http::status::{Details, Status};
 use crate::schema::decode::Decoded;
 use crate::schema::field_error::{FieldError, Path};
@@ -67,29 +69,62 @@ impl Target<'_> {
     }
 }
 
-pub(super) const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+pub(super) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
 
 impl Registry {
     /// Replaces an object or its status.
-    pub async fn update(&self, target: Target<'_>, body: Decoded, options: &WriteOptions) -> Result<Written, Status> {
-        let unconditional = target.kind.builtin.is_some_and(|b| b != Builtin::CustomResourceDefinition);
-        let prepared = prepare::read(target.kind, target.namespace, Some(target.name), body, options.validation)?;
+    pub async fn update(
+        &self,
+        target: Target<'_>,
+        body: Decoded,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
+        let unconditional = target
+            .kind
+            .builtin
+            .is_some_and(|b| b != Builtin::CustomResourceDefinition);
+        let prepared = prepare::read(
+            target.kind,
+            target.namespace,
+            Some(target.name),
+            body,
+            options.validation,
+        )?;
         if metadata::text(&prepared.object, "resourceVersion").is_empty() && !unconditional {
             let path = Path::Root.field("metadata");
             let path = path.field("resourceVersion");
-            return Err(target.invalid(&[FieldError::invalid(&path, 0, "must be specified for an update")]));
+            return Err(target.invalid(&[FieldError::invalid(
+                &path,
+                0,
+                "must be specified for an update",
+            )]));
         }
         let Prepared { object, warnings } = prepared;
-        self.modify(target, options, |_| Ok(Prepared { object: object.clone(), warnings: warnings.clone() })).await
+        self.modify(target, options, |_| {
+            Ok(Prepared {
+                object: object.clone(),
+                warnings: warnings.clone(),
+            })
+        })
+        .await
     }
 
     /// Patches an object or its status.
-    pub async fn patch(&self, target: Target<'_>, patch: &Patch, options: &WriteOptions) -> Result<Written, Status> {
+    pub async fn patch(
+        &self,
+        target: Target<'_>,
+        patch: &Patch,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
         let document = patch.document();
         self.modify(target, options, |live| {
             let mut value = Value::Object(live.clone());
             apply_patch(patch, &mut value)?;
-            let patched = Decoded { value, duplicates: document.duplicates.clone() };
+            let patched = Decoded {
+                value,
+                duplicates: document.duplicates.clone(),
+            };
             prepare::read_patched(
                 target.kind,
                 target.namespace,
@@ -113,9 +148,16 @@ impl Registry {
         for _ in 0..limits::MAX_PATCH_ATTEMPTS {
             let live = self.cache().get(&key).ok_or_else(|| target.not_found())?;
             let old = open_stored(target.kind, &live)?;
-            let Prepared { object, mut warnings } = propose(&old)?;
+            let Prepared {
+                object,
+                mut warnings,
+            } = propose(&old)?;
             let next = self.next_state(target, object, old, &mut warnings, options)?;
-            let answer = |bytes| Written { bytes, created: false, warnings: prepare::bounded(warnings) };
+            let answer = |bytes| Written {
+                bytes,
+                created: false,
+                warnings: prepare::bounded(warnings),
+            };
             match self.store_next(target, &live, next, options).await? {
                 Landing::Landed(bytes) => return Ok(answer(bytes)),
                 Landing::Raced => {}
@@ -151,7 +193,11 @@ impl Registry {
             .map_err(|errors| target.invalid(&errors))?;
         warnings.extend(admitted.warnings);
         let mut value = admitted.value;
-        let subresource = if target.part == Part::Status { "status" } else { "" };
+        let subresource = if target.part == Part::Status {
+            "status"
+        } else {
+            ""
+        };
         let writer = target.kind.writer(options, subresource, self.now());
         managed_fields::update(&target.kind.schema, Some(&old), &mut value, &writer);
         if value == old {
@@ -163,7 +209,11 @@ impl Registry {
         let gone = metadata::is_terminating(&object)
             && metadata::finalizers(&object).is_empty()
             && !rules::holds_itself(target.kind.builtin, &object);
-        Ok(if gone { Next::Gone(object) } else { Next::Changed(object) })
+        Ok(if gone {
+            Next::Gone(object)
+        } else {
+            Next::Changed(object)
+        })
     }
 
     async fn store_next(
@@ -190,8 +240,16 @@ impl Registry {
             return Ok(changed.map_or(Landing::Raced, Landing::Landed));
         }
         let encoded = encode_for(kind, object)?;
-        let body = if gone { Body::Delete(encoded) } else { Body::Put(encoded) };
-        let mutation = Mutation { key: live.key.clone(), expect: Expect::At(live.revision), body };
+        let body = if gone {
+            Body::Delete(encoded)
+        } else {
+            Body::Put(encoded)
+        };
+        let mutation = Mutation {
+            key: live.key.clone(),
+            expect: Expect::At(live.revision),
+            body,
+        };
         match self.cache().commit(mutation).await {
             Ok(stored) => {
                 if gone {
@@ -224,18 +282,19 @@ pub(super) fn apply_patch(patch: &Patch, value: &mut Value) -> Result<(), Status
     match patch {
         Patch::Json(document) => patch::json(value, &document.value).map_err(|why| match why {
             PatchError::Undecodable(_) => Status::bad_request(why.to_string()),
-            PatchError::TooManyOperations(_) | PatchError::TooLarge => {
-                Status::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", why.to_string())
-            }
+            PatchError::TooManyOperations(_) | PatchError::TooLarge => Status::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "RequestEntityTooLarge",
+                why.to_string(),
+            ),
             PatchError::DoesNotApply(_) => does_not_apply(),
         }),
         Patch::Merge(document) => {
             patch::merge(value, &document.value);
             Ok(())
         }
-        Patch::Strategic(document) => {
-            patch::strategic(value, &document.value).map_err(|why| Status::bad_request(why.to_string()))
-        }
+        Patch::Strategic(document) => patch::strategic(value, &document.value)
+            .map_err(|why| Status::bad_request(why.to_string())),
     }
 }
 
@@ -249,7 +308,11 @@ fn does_not_apply() -> Status {
     .with_details(Details::default())
 }
 
-fn check_preconditions(target: Target<'_>, new: &Map<String, Value>, old: &Map<String, Value>) -> Result<(), Status> {
+fn check_preconditions(
+    target: Target<'_>,
+    new: &Map<String, Value>,
+    old: &Map<String, Value>,
+) -> Result<(), Status> {
     let (uid, live_uid) = (metadata::text(new, "uid"), metadata::text(old, "uid"));
     if !uid.is_empty() && uid != live_uid {
         return Err(target.conflict(&format!(
@@ -261,7 +324,11 @@ fn check_preconditions(target: Target<'_>, new: &Map<String, Value>, old: &Map<S
         if revision.parse::<u64>().is_err() {
             let path = Path::Root.field("metadata");
             let path = path.field("resourceVersion");
-            return Err(target.invalid(&[FieldError::invalid(&path, revision, "must be an unsigned integer")]));
+            return Err(target.invalid(&[FieldError::invalid(
+                &path,
+                revision,
+                "must be an unsigned integer",
+            )]));
         }
         if revision != metadata::text(old, "resourceVersion") {
             return Err(target.conflict(MODIFIED));
@@ -298,7 +365,11 @@ fn keep_server_fields(target: Target<'_>, new: &mut Map<String, Value>, old: &Ma
         metadata::set(new, key, metadata::of(old).get(key).cloned());
     }
     if !metadata::of(new).contains_key("managedFields") {
-        metadata::set(new, "managedFields", metadata::of(old).get("managedFields").cloned());
+        metadata::set(
+            new,
+            "managedFields",
+            metadata::of(old).get("managedFields").cloned(),
+        );
     }
     if target.kind.subresources.status {
         match old.get("status") {
@@ -314,9 +385,15 @@ fn bump_generation(target: Target<'_>, new: &mut Map<String, Value>, old: &Map<S
         return;
     }
     let differs = |a: &Map<String, Value>, b: &Map<String, Value>| {
-        a.iter().any(|(key, value)| key != "metadata" && key != "apiVersion" && b.get(key) != Some(value))
+        a.iter().any(|(key, value)| {
+            key != "metadata" && key != "apiVersion" && b.get(key) != Some(value)
+        })
     };
     if differs(new, old) || differs(old, new) {
-        metadata::set(new, "generation", Some((metadata::generation(old) + 1).into()));
+        metadata::set(
+            new,
+            "generation",
+            Some((metadata::generation(old) + 1).into()),
+        );
     }
 }

@@ -65,12 +65,18 @@ pub(crate) fn invalid_options(kind: &str, error: FieldError) -> Status {
 }
 
 /// Reads `dryRun`: every value must be `All`.
-pub(crate) fn dry_run<'a>(values: impl IntoIterator<Item = &'a str>, options: &str) -> Result<bool, Status> {
+pub(crate) fn dry_run<'a>(
+    values: impl IntoIterator<Item = &'a str>,
+    options: &str,
+) -> Result<bool, Status> {
     let mut dry = false;
     for value in values {
         if value != "All" {
             let path = Path::Root.field("dryRun");
-            return Err(invalid_options(options, FieldError::not_supported(&path, value, ["All"])));
+            return Err(invalid_options(
+                options,
+                FieldError::not_supported(&path, value, ["All"]),
+            ));
         }
         dry = true;
     }
@@ -86,7 +92,11 @@ impl Propagation {
             "Orphan" => Ok(Self::Orphan),
             other => {
                 let path = Path::Root.field("propagationPolicy");
-                let error = FieldError::not_supported(&path, other, ["Foreground", "Background", "Orphan", "nil"]);
+                let error = FieldError::not_supported(
+                    &path,
+                    other,
+                    ["Foreground", "Background", "Orphan", "nil"],
+                );
                 Err(invalid_options("DeleteOptions", error))
             }
         }
@@ -99,25 +109,38 @@ impl DeleteOptions {
     /// Adds what the body of a DELETE says. `api_version` is the resource's own, which old clients put there.
     pub fn merge_body(&mut self, body: &Value, api_version: &str) -> Result<(), Status> {
         let Value::Object(body) = body else {
-            return Err(Status::bad_request(format!("{UNDECODABLE}it must be an object")));
+            return Err(Status::bad_request(format!(
+                "{UNDECODABLE}it must be an object"
+            )));
         };
-        let wrong = |key: &str, wanted: &str| Status::bad_request(format!("{UNDECODABLE}{key} must be {wanted}"));
+        let wrong = |key: &str, wanted: &str| {
+            Status::bad_request(format!("{UNDECODABLE}{key} must be {wanted}"))
+        };
         let text = |key: &'static str| match body.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(_) => Err(wrong(key, "a string")),
         };
         if let Some(kind) = text("kind")?.filter(|kind| !matches!(*kind, "" | "DeleteOptions")) {
-            return Err(Status::bad_request(format!("{UNDECODABLE}its kind is {kind:?}")));
+            return Err(Status::bad_request(format!(
+                "{UNDECODABLE}its kind is {kind:?}"
+            )));
         }
         let versions = ["", "v1", "meta.k8s.io/v1", api_version];
         if let Some(version) = text("apiVersion")?.filter(|version| !versions.contains(version)) {
-            return Err(Status::bad_request(format!("{UNDECODABLE}its apiVersion is {version:?}")));
+            return Err(Status::bad_request(format!(
+                "{UNDECODABLE}its apiVersion is {version:?}"
+            )));
         }
         match body.get("preconditions") {
             None | Some(Value::Null) => {}
             Some(Value::Object(conditions)) => {
-                let get = |key: &str| conditions.get(key).and_then(Value::as_str).map(str::to_owned);
+                let get = |key: &str| {
+                    conditions
+                        .get(key)
+                        .and_then(Value::as_str)
+                        .map(str::to_owned)
+                };
                 self.uid = get("uid").or(self.uid.take());
                 self.resource_version = get("resourceVersion").or(self.resource_version.take());
             }
@@ -145,16 +168,27 @@ impl DeleteOptions {
     }
 
     /// Sets what becomes of dependents, from the policy or its older form.
-    pub fn set_propagation(&mut self, policy: Option<&str>, orphan: Option<bool>) -> Result<(), Status> {
+    pub fn set_propagation(
+        &mut self,
+        policy: Option<&str>,
+        orphan: Option<bool>,
+    ) -> Result<(), Status> {
         if let Some(policy) = policy {
             if orphan.is_some() {
                 let path = Path::Root.field("propagationPolicy");
                 let why = "orphanDependents and deletionPropagation cannot be both set";
-                return Err(invalid_options("DeleteOptions", FieldError::invalid(&path, policy, why)));
+                return Err(invalid_options(
+                    "DeleteOptions",
+                    FieldError::invalid(&path, policy, why),
+                ));
             }
             self.propagation = Some(Propagation::parse(policy)?);
         } else if let Some(orphan) = orphan {
-            self.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
+            self.propagation = Some(if orphan {
+                Propagation::Orphan
+            } else {
+                Propagation::Background
+            });
         }
         Ok(())
     }

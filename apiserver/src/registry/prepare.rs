@@ -27,17 +27,31 @@ pub(super) fn read(
     body: Decoded,
     validation: FieldValidation,
 ) -> Result<Prepared, Status> {
-    let named = |value: &Value| value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let named = |value: &Value| {
+        value
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let body_name = named(&body.value);
-    let read = kind.schema.read(body, validation).map_err(|error| match error {
-        ReadError::BadRequest(why) | ReadError::Strict(why) => Status::bad_request(why),
-        ReadError::Invalid(errors) => invalid(&kind.kind, &kind.group, &body_name, &errors),
-    })?;
+    let read = kind
+        .schema
+        .read(body, validation)
+        .map_err(|error| match error {
+            ReadError::BadRequest(why) | ReadError::Strict(why) => Status::bad_request(why),
+            ReadError::Invalid(errors) => invalid(&kind.kind, &kind.group, &body_name, &errors),
+        })?;
     let Value::Object(mut object) = read.value else {
-        return Err(Status::bad_request("the body of the request is not an object"));
+        return Err(Status::bad_request(
+            "the body of the request is not an object",
+        ));
     };
     place(kind, namespace, name, &mut object)?;
-    Ok(Prepared { object, warnings: read.warnings })
+    Ok(Prepared {
+        object,
+        warnings: read.warnings,
+    })
 }
 
 /// The same for the result of a patch: what is unknown is the patch's fault, and is told so.
@@ -49,24 +63,43 @@ pub(super) fn read_patched(
     patch: &Value,
     validation: FieldValidation,
 ) -> Result<Prepared, Status> {
-    let read = kind.schema.read(patched, validation).map_err(|error| match error {
-        ReadError::BadRequest(why) => Status::bad_request(why),
-        ReadError::Strict(why) => {
-            let at = why.find("strict decoding error").unwrap_or(0);
-            let error = FieldError::invalid(&Path::Root.field("patch"), patch.to_string(), &why[at..]);
-            invalid(&kind.kind, &kind.group, name, &[error])
-        }
-        ReadError::Invalid(errors) => invalid(&kind.kind, &kind.group, name, &errors),
-    })?;
+    let read = kind
+        .schema
+        .read(patched, validation)
+        .map_err(|error| match error {
+            ReadError::BadRequest(why) => Status::bad_request(why),
+            ReadError::Strict(why) => {
+                let at = why.find("strict decoding error").unwrap_or(0);
+                let error =
+                    FieldError::invalid(&Path::Root.field("patch"), patch.to_string(), &why[at..]);
+                invalid(&kind.kind, &kind.group, name, &[error])
+            }
+            ReadError::Invalid(errors) => invalid(&kind.kind, &kind.group, name, &errors),
+        })?;
     let Value::Object(mut object) = read.value else {
         return Err(Status::bad_request("the patched document is not an object"));
     };
     place(kind, namespace, Some(name), &mut object)?;
-    Ok(Prepared { object, warnings: read.warnings })
+    Ok(Prepared {
+        object,
+        warnings: read.warnings,
+    })
 }
 
 /// Holds namespace and name of an object against the path, and fills in what the object leaves out.
-fn place(kind: &ServedKind, namespace: &str, name: Option<&str>, object: &mut Map<String, Value>) -> Result<(), Status> {
+fn place(
+    kind: &ServedKind,
+    namespace: &str,
+    name: Option<&str>,
+    object: &mut Map<String, Value>,
+) -> Result<(), Status> {
+    // What is empty is as good as absent, as in typed clients; only an empty managedFields has a meaning of its own.
+    metadata::of_mut(object).retain(|key, value| match value {
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty() || key == "managedFields",
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    });
     let body_namespace = metadata::text(object, "namespace");
     if !kind.is_namespaced() {
         metadata::set(object, "namespace", None);
@@ -95,7 +128,9 @@ pub(super) fn bounded(mut warnings: Vec<String>) -> Vec<String> {
     warnings.retain(|warning| seen.insert(warning.clone()));
     if warnings.iter().map(String::len).sum::<usize>() > limits::MAX_WARNINGS_BYTES {
         for warning in &mut warnings {
-            let cut = (0..=limits::MAX_WARNING_BYTES.min(warning.len())).rev().find(|at| warning.is_char_boundary(*at));
+            let cut = (0..=limits::MAX_WARNING_BYTES.min(warning.len()))
+                .rev()
+                .find(|at| warning.is_char_boundary(*at));
             warning.truncate(cut.unwrap_or(0));
         }
         warnings.truncate(limits::MAX_WARNINGS_BYTES / limits::MAX_WARNING_BYTES);
@@ -109,8 +144,13 @@ mod tests {
 
     #[test]
     fn warnings_are_told_once_and_bounded() {
-        assert_eq!(bounded(vec!["a".to_owned(), "b".to_owned(), "a".to_owned()]), ["a", "b"]);
-        let many: Vec<String> = (0..100).map(|i| format!("{i} {}", "x".repeat(1_000))).collect();
+        assert_eq!(
+            bounded(vec!["a".to_owned(), "b".to_owned(), "a".to_owned()]),
+            ["a", "b"]
+        );
+        let many: Vec<String> = (0..100)
+            .map(|i| format!("{i} {}", "x".repeat(1_000)))
+            .collect();
         let total: usize = bounded(many).iter().map(String::len).sum();
         assert!(total <= limits::MAX_WARNINGS_BYTES);
     }

@@ -66,25 +66,43 @@ impl Token {
         } else {
             format!("{}/{}\0", self.namespace, self.name)
         };
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start}).to_string())
+        URL_SAFE_NO_PAD
+            .encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start}).to_string())
     }
 
     fn decode(text: &str, namespaced: bool) -> Result<Self, Status> {
         let wrong = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|why| wrong(&why.to_string()))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .map_err(|why| wrong(&why.to_string()))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|why| wrong(&why.to_string()))?;
         if value["v"] != "meta.k8s.io/v1" {
-            return Err(wrong(&format!("server does not recognize this encoded version {}", value["v"])));
+            return Err(wrong(&format!(
+                "server does not recognize this encoded version {}",
+                value["v"]
+            )));
         }
-        let revision = value["rv"].as_i64().filter(|rv| *rv != 0).ok_or_else(|| wrong("incorrect encoded start resourceVersion"))?;
-        let start = value["start"].as_str().filter(|start| !start.is_empty()).ok_or_else(|| wrong("encoded start key empty"))?;
+        let revision = value["rv"]
+            .as_i64()
+            .filter(|rv| *rv != 0)
+            .ok_or_else(|| wrong("incorrect encoded start resourceVersion"))?;
+        let start = value["start"]
+            .as_str()
+            .filter(|start| !start.is_empty())
+            .ok_or_else(|| wrong("encoded start key empty"))?;
         let start = start.trim_end_matches('\0');
         let (namespace, name) = if namespaced {
-            start.split_once('/').ok_or_else(|| wrong("encoded start key has no namespace"))?
+            start
+                .split_once('/')
+                .ok_or_else(|| wrong("encoded start key has no namespace"))?
         } else {
             ("", start)
         };
-        Ok(Self { revision: u64::try_from(revision).ok(), namespace: namespace.to_owned(), name: name.to_owned() })
+        Ok(Self {
+            revision: u64::try_from(revision).ok(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -102,7 +120,10 @@ pub(super) fn too_large(wanted: Revision, current: Revision) -> Status {
         message: "Too large resource version".to_owned(),
         field: String::new(),
     };
-    Status::timeout(message).with_details(Details { causes: vec![cause], ..Details::default() })
+    Status::timeout(message).with_details(Details {
+        causes: vec![cause],
+        ..Details::default()
+    })
 }
 
 impl Registry {
@@ -120,22 +141,39 @@ impl Registry {
     }
 
     /// The stored object.
-    pub fn find(&self, kind: &ServedKind, namespace: &str, name: &str) -> Result<Arc<Stored>, Status> {
+    pub fn find(
+        &self,
+        kind: &ServedKind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Stored>, Status> {
         self.cache()
             .get(&key_of(kind, namespace, name))
             .ok_or_else(|| Status::not_found(&kind.group, &kind.plural, name))
     }
 
     fn check_reached(&self, at_least: Option<Revision>) -> Result<(), Status> {
-        let Some(wanted) = at_least else { return Ok(()) };
+        let Some(wanted) = at_least else {
+            return Ok(());
+        };
         let current = self.cache().current_revision();
-        if wanted > current { Err(too_large(wanted, current)) } else { Ok(()) }
+        if wanted > current {
+            Err(too_large(wanted, current))
+        } else {
+            Ok(())
+        }
     }
 
     /// Reads the selectors of a request, in the words of the kind that it asks for.
-    pub fn selection(&self, kind: &ServedKind, labels: Option<&str>, fields: Option<&str>) -> Result<Selection, Status> {
+    pub fn selection(
+        &self,
+        kind: &ServedKind,
+        labels: Option<&str>,
+        fields: Option<&str>,
+    ) -> Result<Selection, Status> {
         let refuse = |why: SelectorError| Status::bad_request(why.to_string());
-        let selection = Selection::parse(labels, fields, |field| kind.selects_on(field)).map_err(refuse)?;
+        let selection =
+            Selection::parse(labels, fields, |field| kind.selects_on(field)).map_err(refuse)?;
         if kind.builtin != Some(Builtin::Event) {
             return Ok(selection);
         }
@@ -144,17 +182,31 @@ impl Registry {
     }
 
     /// One page of objects.
-    pub fn list(&self, kind: &ServedKind, namespace: Option<&str>, options: &ListOptions) -> Result<Page, Status> {
+    pub fn list(
+        &self,
+        kind: &ServedKind,
+        namespace: Option<&str>,
+        options: &ListOptions,
+    ) -> Result<Page, Status> {
         let page = self.list_stored(kind, namespace, options)?;
         Ok(self.page(kind, page))
     }
 
     pub(super) fn page(&self, kind: &ServedKind, page: ListPage) -> Page {
         Page {
-            items: page.items.iter().map(|stored| present(kind, stored)).collect(),
+            items: page
+                .items
+                .iter()
+                .map(|stored| present(kind, stored))
+                .collect(),
             continue_token: page.more.as_ref().map(|(namespace, name)| {
                 let (namespace, name) = (namespace.to_string(), name.to_string());
-                Token { revision: Some(page.revision), namespace, name }.encode()
+                Token {
+                    revision: Some(page.revision),
+                    namespace,
+                    name,
+                }
+                .encode()
             }),
             revision: page.revision,
             remaining: page.remaining,
@@ -172,7 +224,13 @@ impl Registry {
             None => None,
         };
         let at = match (&token, options.start) {
-            (Some(Token { revision: Some(revision), .. }), _) => ListAt::Exact(*revision),
+            (
+                Some(Token {
+                    revision: Some(revision),
+                    ..
+                }),
+                _,
+            ) => ListAt::Exact(*revision),
             (Some(_), _) => ListAt::Latest,
             (None, ListStart::Exact(revision)) => ListAt::Exact(revision),
             (None, ListStart::NotOlderThan(at_least)) => {
@@ -183,7 +241,9 @@ impl Registry {
         let query = ListQuery {
             namespace,
             selection: options.selection.clone(),
-            after: token.as_ref().map(|token| (token.namespace.as_str(), token.name.as_str())),
+            after: token
+                .as_ref()
+                .map(|token| (token.namespace.as_str(), token.name.as_str())),
             limit: options.limit.map(|limit| limit.min(limits::MAX_LIST_PAGE)),
         };
         self.cache().list(&kind.storage, at, &query).map_err(|error| match (error, token) {
@@ -214,14 +274,34 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_round_trip_and_nonsense_is_refused() {
-        for (revision, namespace, name) in [(Some(1_000_000_007), "ns", "a"), (None, "ns", "b"), (Some(5), "", "c")] {
-            let token = Token { revision, namespace: namespace.to_owned(), name: name.to_owned() };
+        for (revision, namespace, name) in [
+            (Some(1_000_000_007), "ns", "a"),
+            (None, "ns", "b"),
+            (Some(5), "", "c"),
+        ] {
+            let token = Token {
+                revision,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            };
             let back = Token::decode(&token.encode(), !namespace.is_empty()).unwrap();
-            assert_eq!((back.revision, back.namespace.as_str(), back.name.as_str()), (revision, namespace, name));
+            assert_eq!(
+                (back.revision, back.namespace.as_str(), back.name.as_str()),
+                (revision, namespace, name)
+            );
         }
-        for text in ["%%%", "AAAA", &URL_SAFE_NO_PAD.encode("{}"), &URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":5}"#)] {
+        for text in [
+            "%%%",
+            "AAAA",
+            &URL_SAFE_NO_PAD.encode("{}"),
+            &URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":5}"#),
+        ] {
             let error = Token::decode(text, false).err().unwrap();
-            assert!(error.message.starts_with("continue key is not valid: "), "{text}: {}", error.message);
+            assert!(
+                error.message.starts_with("continue key is not valid: "),
+                "{text}: {}",
+                error.message
+            );
             assert_eq!(error.code, 400);
         }
     }

@@ -15,7 +15,11 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 pub(super) const NAMESPACE_FINALIZER: &str = "kubernetes";
 
 /// Fills in what the server sets in an object of a built-in kind.
-pub(super) fn complete(builtin: Builtin, object: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
+pub(super) fn complete(
+    builtin: Builtin,
+    object: &mut Map<String, Value>,
+    old: Option<&Map<String, Value>>,
+) {
     match builtin {
         Builtin::Namespace => complete_namespace(object, old),
         Builtin::Secret => complete_secret(object),
@@ -32,13 +36,18 @@ pub(super) fn complete(builtin: Builtin, object: &mut Map<String, Value>, old: O
 
 fn complete_namespace(object: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
     let name = metadata::text(object, "name").to_owned();
-    let labels = metadata::of_mut(object).entry("labels").or_insert_with(|| Value::Object(Map::new()));
+    let labels = metadata::of_mut(object)
+        .entry("labels")
+        .or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(labels) = labels {
         labels.insert(NAME_LABEL.to_owned(), name.into());
     }
     // Only the finalize subresource changes the finalizers of a namespace, and only the server its phase.
     let spec = match old {
-        Some(old) => old.get("spec").cloned().unwrap_or_else(|| serde_json::json!({})),
+        Some(old) => old
+            .get("spec")
+            .cloned()
+            .unwrap_or_else(|| serde_json::json!({})),
         None => serde_json::json!({"finalizers": [NAMESPACE_FINALIZER]}),
     };
     object.insert("spec".to_owned(), spec);
@@ -49,20 +58,33 @@ fn complete_namespace(object: &mut Map<String, Value>, old: Option<&Map<String, 
 
 fn complete_secret(object: &mut Map<String, Value>) {
     if let Some(Value::Object(plain)) = object.remove("stringData") {
-        let data = object.entry("data").or_insert_with(|| Value::Object(Map::new()));
+        let data = object
+            .entry("data")
+            .or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(data) = data {
             for (key, value) in plain {
-                data.insert(key, STANDARD.encode(value.as_str().unwrap_or_default()).into());
+                data.insert(
+                    key,
+                    STANDARD.encode(value.as_str().unwrap_or_default()).into(),
+                );
             }
         }
     }
-    if object.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if object
+        .get("type")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
         object.insert("type".to_owned(), "Opaque".into());
     }
 }
 
 /// Complaints beyond the schema about an object of a built-in kind.
-pub(super) fn validate(builtin: Builtin, object: &Map<String, Value>, old: Option<&Map<String, Value>>) -> Vec<FieldError> {
+pub(super) fn validate(
+    builtin: Builtin,
+    object: &Map<String, Value>,
+    old: Option<&Map<String, Value>>,
+) -> Vec<FieldError> {
     let mut errors = Vec::new();
     match builtin {
         Builtin::Secret => {
@@ -71,7 +93,11 @@ pub(super) fn validate(builtin: Builtin, object: &Map<String, Value>, old: Optio
                 && old.get("type") != object.get("type")
             {
                 let now = object.get("type").cloned().unwrap_or_default();
-                errors.push(FieldError::invalid(&Path::Root.field("type"), now, "field is immutable"));
+                errors.push(FieldError::invalid(
+                    &Path::Root.field("type"),
+                    now,
+                    "field is immutable",
+                ));
             }
         }
         Builtin::ConfigMap => validate_data(object, old, &["data", "binaryData"], &mut errors),
@@ -93,13 +119,25 @@ pub(super) fn validate(builtin: Builtin, object: &Map<String, Value>, old: Optio
 }
 
 fn validate_core_event(object: &Map<String, Value>, errors: &mut Vec<FieldError>) {
-    let about = object.get("involvedObject").and_then(|o| o.get("namespace")).and_then(Value::as_str).unwrap_or_default();
+    let about = object
+        .get("involvedObject")
+        .and_then(|o| o.get("namespace"))
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let namespace = metadata::text(object, "namespace");
     // Events about objects outside any namespace lie in `default`.
-    let fits = if about.is_empty() { namespace == "default" } else { about == namespace };
+    let fits = if about.is_empty() {
+        namespace == "default"
+    } else {
+        about == namespace
+    };
     if !fits {
         let involved = Path::Root.field("involvedObject");
-        errors.push(FieldError::invalid(&involved.field("namespace"), about, "does not match event.namespace"));
+        errors.push(FieldError::invalid(
+            &involved.field("namespace"),
+            about,
+            "does not match event.namespace",
+        ));
     }
 }
 
@@ -117,24 +155,40 @@ fn validate_data(
         for (key, value) in data.into_iter().flatten() {
             let text = value.as_str().unwrap_or_default();
             total += text.len();
-            let is_name = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            let is_name = key
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
             if key.is_empty() || key.len() > 253 || !is_name || key == "." || key == ".." {
-                let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+                let why =
+                    "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
                 errors.push(FieldError::invalid(&path, key.as_str(), why));
             }
             if (*field == "binaryData" || fields.len() == 1) && STANDARD.decode(text).is_err() {
-                errors.push(FieldError::invalid(&path.key(key), "", "illegal base64 data"));
+                errors.push(FieldError::invalid(
+                    &path.key(key),
+                    "",
+                    "illegal base64 data",
+                ));
             }
         }
         if was_immutable && old.and_then(|old| old.get(*field)) != object.get(*field) {
-            errors.push(FieldError::forbidden(&path, "field is immutable when `immutable` is set"));
+            errors.push(FieldError::forbidden(
+                &path,
+                "field is immutable when `immutable` is set",
+            ));
         }
     }
     if was_immutable && object.get("immutable") != Some(&Value::Bool(true)) {
-        errors.push(FieldError::forbidden(&Path::Root.field("immutable"), "field is immutable when `immutable` is set"));
+        errors.push(FieldError::forbidden(
+            &Path::Root.field("immutable"),
+            "field is immutable when `immutable` is set",
+        ));
     }
     if total > limits::MAX_DATA_BYTES {
-        errors.push(FieldError::too_long(&Path::Root.field("data"), limits::MAX_DATA_BYTES as u64));
+        errors.push(FieldError::too_long(
+            &Path::Root.field("data"),
+            limits::MAX_DATA_BYTES as u64,
+        ));
     }
 }
 

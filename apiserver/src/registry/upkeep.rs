@@ -122,7 +122,9 @@ pub(super) async fn run(registry: Weak<Registry>, queue: Arc<Queue>, shutdown: C
             () = queue.wake.notified() => {}
             () = sleep_until(expiry) => {}
         }
-        let Some(registry) = registry.upgrade() else { return };
+        let Some(registry) = registry.upgrade() else {
+            return;
+        };
         let (work, expired) = queue.take();
         let failed = registry.work_off(work, expired).await;
         drop(registry);
@@ -175,14 +177,25 @@ impl Registry {
 
     async fn expire_event(&self, key: ObjectKey) {
         let kinds = self.kinds();
-        let Some(kind) = kinds.find("", "v1", builtin::EVENTS) else { return };
+        let Some(kind) = kinds.find("", "v1", builtin::EVENTS) else {
+            return;
+        };
         // Gone already is as good.
-        let _ = self.delete(kind, &key.namespace, &key.name, &DeleteOptions::default()).await;
+        let _ = self
+            .delete(kind, &key.namespace, &key.name, &DeleteOptions::default())
+            .await;
     }
 
     /// Tells the upkeep of a write; `live` is the state before.
-    pub(super) fn after_write(&self, kind: &ServedKind, stored: &Stored, live: Option<&Arc<Stored>>) {
-        let owners_changed = live.map_or(!stored.index.owners.is_empty(), |live| live.index.owners != stored.index.owners);
+    pub(super) fn after_write(
+        &self,
+        kind: &ServedKind,
+        stored: &Stored,
+        live: Option<&Arc<Stored>>,
+    ) {
+        let owners_changed = live.map_or(!stored.index.owners.is_empty(), |live| {
+            live.index.owners != stored.index.owners
+        });
         if owners_changed {
             self.upkeep.push([Work::Dependent(stored.key.clone())]);
             if let Some(live) = live {
@@ -191,9 +204,12 @@ impl Registry {
             }
         }
         match kind.builtin {
-            Some(Builtin::CoreEvent | Builtin::Event) => self.upkeep.expire(stored.key.clone(), limits::EVENT_TTL),
+            Some(Builtin::CoreEvent | Builtin::Event) => {
+                self.upkeep.expire(stored.key.clone(), limits::EVENT_TTL)
+            }
             Some(Builtin::Namespace) if stored.field("status.phase") == Some("Terminating") => {
-                self.upkeep.push([Work::Namespace(Arc::clone(&stored.key.name))]);
+                self.upkeep
+                    .push([Work::Namespace(Arc::clone(&stored.key.name))]);
             }
             _ => {}
         }
@@ -208,11 +224,17 @@ impl Registry {
         }
         work.extend(dependents.into_iter().map(Work::Dependent));
         if !last.index.owners.is_empty() {
-            work.extend(collector::owner_keys(&self.kinds(), last).into_iter().map(Work::Owner));
+            work.extend(
+                collector::owner_keys(&self.kinds(), last)
+                    .into_iter()
+                    .map(Work::Owner),
+            );
         }
         if kind.is_namespaced() {
             let namespace = self.stored(builtin::NAMESPACES, "", &last.key.namespace);
-            if namespace.is_some_and(|namespace| namespace.field("status.phase") == Some("Terminating")) {
+            if namespace
+                .is_some_and(|namespace| namespace.field("status.phase") == Some("Terminating"))
+            {
                 work.push(Work::Namespace(Arc::clone(&last.key.namespace)));
             }
         }
@@ -231,7 +253,12 @@ impl Registry {
     fn look_through(&self) {
         let mut work = Vec::new();
         for resource in self.cache().resources() {
-            let Ok(page) = self.cache().list(&resource, ListAt::Latest, &ListQuery::default()) else { continue };
+            let Ok(page) = self
+                .cache()
+                .list(&resource, ListAt::Latest, &ListQuery::default())
+            else {
+                continue;
+            };
             for stored in page.items {
                 if !stored.index.owners.is_empty() {
                     work.push(Work::Dependent(stored.key.clone()));
@@ -244,7 +271,8 @@ impl Registry {
                     });
                 }
                 if &*resource == builtin::EVENTS {
-                    self.upkeep.expire(stored.key.clone(), self.event_life(&stored));
+                    self.upkeep
+                        .expire(stored.key.clone(), self.event_life(&stored));
                 }
             }
         }
