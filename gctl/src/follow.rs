@@ -98,12 +98,18 @@ pub fn ending(job: &Job) -> String {
         let _ = write!(text, "after {span}");
     }
     // What the number says already is not said again.
-    let told = status.exit_code.is_some() && phase_of(job) == Phase::Succeeded;
+    let told = phase_of(job) == Phase::Succeeded;
     if let Some(message) = status.message.as_deref().filter(|_| !told) {
-        let repeats = status
-            .exit_code
-            .is_some_and(|code| message == format!("exited with code {code}"));
-        if !repeats {
+        let number = match (status.exit_code, status.signal) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, None) => String::new(),
+        };
+        let message = message
+            .strip_suffix(&number)
+            .unwrap_or(message)
+            .trim_end_matches([';', ' ']);
+        if !message.is_empty() {
             if !text.is_empty() {
                 text.push_str(": ");
             }
@@ -125,17 +131,21 @@ fn short_span(from: Timestamp, to: Timestamp) -> String {
 
 /// What is worth saying about a job in its phase.
 fn detail(job: &Job, phase: Phase, gpus: &GpuIndex) -> String {
-    let Some(status) = &job.status else {
-        return String::new();
-    };
+    let empty = crds::JobStatus::default();
+    let status = job.status.as_ref().unwrap_or(&empty);
     match phase {
-        Phase::Pending => match (&status.waiting, &status.array) {
-            (Some(waiting), _) => match &waiting.message {
+        Phase::Pending => match &status.waiting {
+            Some(waiting) => match &waiting.message {
                 Some(message) => format!("{}: {message}", waiting.reason),
                 None => waiting.reason.clone(),
             },
-            (None, Some(array)) => format!("array of {}", array.total),
-            (None, None) => String::new(),
+            // Said from the spec, so that the array controller's first tally is no news.
+            None => job
+                .spec
+                .array
+                .as_ref()
+                .and_then(|array| array.count)
+                .map_or_else(String::new, |count| format!("array of {count}")),
         },
         Phase::Running if status.array.is_some() && status.binding.is_none() => String::new(),
         Phase::Scheduled | Phase::Running | Phase::Unknown => place(job, gpus).unwrap_or_default(),
@@ -359,7 +369,23 @@ pub enum Voice {
     Silent,
 }
 
-/// Follows jobs until all have ended.
+/// How all jobs stood at some revision, so that they can be followed from before they were made.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    items: Vec<Value>,
+    revision: String,
+}
+
+impl Snapshot {
+    /// How the jobs of all namespaces stand now.
+    pub async fn take(session: &mut Session) -> Result<Self, Error> {
+        let jobs = session.jobs().await?;
+        let (items, revision) = session.list(&jobs, None, &Selection::default()).await?;
+        Ok(Snapshot { items, revision })
+    }
+}
+
+/// Follows jobs until all have ended; from `earlier`, so that no transition is missed, or from now.
 ///
 /// # Errors
 /// When the server refuses to be watched.
@@ -368,6 +394,7 @@ pub async fn follow(
     targets: &[Target],
     voice: Voice,
     began: Timestamp,
+    earlier: Option<Snapshot>,
 ) -> Result<Board, Error> {
     let mut board = Board::new(targets.iter().map(|target| {
         (
@@ -382,13 +409,14 @@ pub async fn follow(
         .collect();
     namespaces.dedup();
     let namespace = match namespaces.as_slice() {
-        [one] => one.clone(),
+        [one] if earlier.is_none() => one.clone(),
         _ => None,
     };
     let selection = match targets {
         [only] if voice == Voice::Silent => Selection::named(&only.name),
         _ => Selection::default(),
     };
+    let mut earlier = earlier;
     let mut reporter = Reporter {
         columns: Columns::default(),
         gpus: GpuIndex::default(),
@@ -399,9 +427,17 @@ pub async fn follow(
     reporter.reserve(targets);
     let mut watch: Option<Watch> = None;
     while !board.is_finished() {
-        let (items, revision) = session
-            .list(&jobs, namespace.as_deref(), &selection)
-            .await?;
+        let from_earlier = earlier.take();
+        // What is not there yet in an earlier snapshot is still to come; later, what is missing is gone.
+        let complete = from_earlier.is_none();
+        let (items, revision) = match from_earlier {
+            Some(snapshot) => (snapshot.items, snapshot.revision),
+            None => {
+                session
+                    .list(&jobs, namespace.as_deref(), &selection)
+                    .await?
+            }
+        };
         let mut present = BTreeSet::new();
         for job in items.into_iter().filter_map(read_job) {
             present.insert(key_of(&job));
@@ -410,7 +446,7 @@ pub async fn follow(
         let missing: Vec<_> = board
             .targets()
             .keys()
-            .filter(|key| !present.contains(*key))
+            .filter(|key| complete && !present.contains(*key))
             .cloned()
             .collect();
         for key in missing {

@@ -61,7 +61,10 @@ async fn listen_for_signals(interrupt: CancellationToken) {
     }
 }
 
-#[expect(clippy::exit, reason = "the person asked twice and does not want to wait for a clean end")]
+#[expect(
+    clippy::exit,
+    reason = "the person asked twice and does not want to wait for a clean end"
+)]
 fn end_now() -> ! {
     std::process::exit(i32::from(Exit::Interrupted.code()))
 }

@@ -130,6 +130,10 @@ pub async fn apply_all(
     manifests.sort_by_key(rank);
     let mut results = Vec::with_capacity(manifests.len());
     let mut new_kinds: Vec<Target> = Vec::new();
+    let promised: Vec<Resource> = match dry_run {
+        DryRun::None => Vec::new(),
+        DryRun::Client | DryRun::Server => manifests.iter().filter_map(promised).collect(),
+    };
     for manifest in &manifests {
         if rank(manifest) > 0 && !new_kinds.is_empty() {
             for kind in std::mem::take(&mut new_kinds) {
@@ -141,12 +145,20 @@ pub async fn apply_all(
                 results.push(Err(error));
             }
         }
-        let result = apply_one(session, manifest, dry_run)
-            .await
-            .map_err(|error| Error::At {
-                place: manifest.place.clone(),
-                source: Box::new(error),
-            });
+        let promised = promised.iter().find(|resource| {
+            resource.kind == manifest.kind() && resource.api_version() == manifest.api_version()
+        });
+        let result = match (apply_one(session, manifest, dry_run).await, promised) {
+            // Its kind would be made by this same apply, so that the server cannot judge it yet.
+            (Err(Error::UnknownResource { .. }), Some(resource)) => {
+                Ok(unchecked(session, manifest, resource))
+            }
+            (result, _) => result,
+        }
+        .map_err(|error| Error::At {
+            place: manifest.place.clone(),
+            source: Box::new(error),
+        });
         if let Ok(applied) = &result
             && rank(manifest) == 0
             && dry_run == DryRun::None
@@ -157,6 +169,40 @@ pub async fn apply_all(
         results.push(result);
     }
     results
+}
+
+/// The kind that a CustomResourceDefinition would bring.
+fn promised(manifest: &Manifest) -> Option<Resource> {
+    if manifest.kind() != "CustomResourceDefinition" {
+        return None;
+    }
+    let spec = &manifest.object["spec"];
+    let names = &spec["names"];
+    let kind = names["kind"].as_str()?.to_owned();
+    Some(Resource {
+        group: spec["group"].as_str()?.to_owned(),
+        version: spec["versions"][0]["name"].as_str()?.to_owned(),
+        plural: names["plural"].as_str()?.to_owned(),
+        singular: names["singular"]
+            .as_str()
+            .map_or_else(|| kind.to_lowercase(), str::to_owned),
+        kind,
+        namespaced: spec["scope"] == "Namespaced",
+        ..Resource::default()
+    })
+}
+
+fn unchecked(session: &Session, manifest: &Manifest, resource: &Resource) -> Applied {
+    let namespace = manifest.namespace().unwrap_or(&session.namespace);
+    Applied {
+        target: Target {
+            resource: resource.clone(),
+            namespace: resource.namespaced.then(|| namespace.to_owned()),
+            name: manifest.name().to_owned(),
+        },
+        outcome: Outcome::Created,
+        object: manifest.object.clone(),
+    }
 }
 
 fn rank(manifest: &Manifest) -> u8 {

@@ -66,7 +66,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     }
     if args.wait && !stopping.is_empty() {
         let began = (session.clock)();
-        follow::follow(session, &stopping, Voice::Lines, began).await?;
+        follow::follow(session, &stopping, Voice::Lines, began, None).await?;
     }
     Ok(exit)
 }

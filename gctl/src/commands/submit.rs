@@ -174,7 +174,7 @@ async fn stay(session: &mut Session, target: &Target, copy_logs: bool) -> Result
         }
     }
     let targets = std::slice::from_ref(target);
-    let board = follow::follow(session, targets, Voice::Lines, began).await?;
+    let board = follow::follow(session, targets, Voice::Lines, began, None).await?;
     Ok(if board.all_succeeded() {
         Exit::Ok
     } else {

@@ -244,7 +244,7 @@ async fn until_ended(
     let began = (session.clock)();
     let followed = limited(
         limit,
-        follow::follow(session, targets, Voice::Silent, began),
+        follow::follow(session, targets, Voice::Silent, began, None),
     )
     .await;
     let Some(board) = followed else {

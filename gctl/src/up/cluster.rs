@@ -187,7 +187,13 @@ fn node_name(host: &str) -> String {
         .trim()
         .to_lowercase()
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(253)
         .collect();
     let clean = clean.trim_matches(|c| c == '-' || c == '.');
@@ -234,7 +240,9 @@ async fn ready(choice: &Choice, server: &mut Group) -> Result<(), Error> {
     let api = Api::new(connection.client, connection.server);
     let asking = async {
         loop {
-            let answer = api.stream("/readyz", "ask whether the server is ready").await;
+            let answer = api
+                .stream("/readyz", "ask whether the server is ready")
+                .await;
             match answer {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_transient() => {

@@ -102,7 +102,10 @@ mod tests {
     fn flags_come_before_what_the_machine_has() {
         assert_eq!(decide(Some(Wanted::None), 0, false).source, GpuSource::None);
         assert_eq!(decide(None, 0, true).source, GpuSource::Nvml);
-        assert!(matches!(decide(None, 2, true).source, GpuSource::Simulated(_)));
+        assert!(matches!(
+            decide(None, 2, true).source,
+            GpuSource::Simulated(_)
+        ));
         let wanted = "1x80Gi".parse().unwrap();
         assert_eq!(
             decide(Some(wanted), 0, true).source,

@@ -64,7 +64,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = Lock::take(directory.path()).unwrap();
         let error = Lock::take(directory.path()).err().unwrap().to_string();
-        assert!(error.contains(&directory.path().display().to_string()), "{error}");
+        assert!(
+            error.contains(&directory.path().display().to_string()),
+            "{error}"
+        );
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(first);
         assert!(Lock::take(directory.path()).is_ok());

@@ -20,7 +20,7 @@ use crate::commands::apply::{self, Applied, Outcome};
 use crate::connection::{self, Choice};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::follow::{self, Voice};
+use crate::follow::{self, Snapshot, Voice};
 use crate::manifest;
 use crate::output::{Output, age};
 use crate::session::{Session, Target};
@@ -98,9 +98,14 @@ pub async fn run(
 
 /// Brings everything up and says where it is.
 async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
-    let default_user = default_user(args.run_as.clone(), out);
+    let default_user = default_user(args.run_as.clone());
     let data_dir = prepare(&args.data_dir, default_user.as_deref())?;
     let lock = lock::Lock::take(&data_dir)?;
+    if default_user.as_deref() == Some("root") && args.run_as.is_none() {
+        out.say(
+            "started by root: jobs that name no user run as root (--run-as USER chooses another)",
+        );
+    }
     let listener = listen(args.listen, out).await?;
     let gpus = gpus::choose(args.sim_gpus.clone(), args.sim_nodes);
     if let Some(note) = &gpus.note {
@@ -178,7 +183,9 @@ async fn listen(
 
 fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Error {
     let advice = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; is another `gctl up` running? port 0 takes any free one",
+        std::io::ErrorKind::AddrInUse => {
+            "; is another `gctl up` running? port 0 takes any free one"
+        }
         std::io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges",
         std::io::ErrorKind::AddrNotAvailable => "; this host does not have that address",
         _ => "",
@@ -190,18 +197,14 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Error {
 }
 
 /// Whom jobs run as that name nobody. Whoever starts `gctl up` is who submits to it, so that is who is asked for.
-fn default_user(wanted: Option<String>, out: &Output) -> Option<String> {
+fn default_user(wanted: Option<String>) -> Option<String> {
     if wanted.is_some() || !nix::unistd::Uid::effective().is_root() {
         return wanted;
     }
-    let user = std::env::var("SUDO_USER")
-        .ok()
+    let sudo_user = std::env::var("SUDO_USER").ok();
+    sudo_user
         .filter(|user| !user.is_empty())
-        .unwrap_or_else(|| "root".to_owned());
-    if user == "root" {
-        out.say("started by root: jobs that name no user run as root (--run-as USER chooses another)");
-    }
-    Some(user)
+        .or_else(|| Some("root".to_owned()))
 }
 
 /// What is to do once everything runs. Without `--wait` it never ends.
@@ -209,7 +212,12 @@ async fn work(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     let began = (session.clock)();
     let mut exit = Exit::Ok;
     let mut jobs = Vec::new();
+    let mut ended_before = 0;
+    let mut earlier = None;
     if !args.apply.is_empty() {
+        if args.wait {
+            earlier = Some(Snapshot::take(session).await?);
+        }
         let read = manifest::read_all(&args.apply, true);
         for error in read.bad {
             session.output.complain(&error.into());
@@ -219,7 +227,9 @@ async fn work(session: &mut Session, args: &Args) -> Result<Exit, Error> {
             session.say_warnings();
             match result {
                 Ok(applied) => {
-                    session.output.say(line_of(&applied));
+                    let ended = ended(&applied);
+                    ended_before += usize::from(ended.is_some());
+                    session.output.say(line_of(&applied, ended));
                     if applied.target.resource.is_job() {
                         jobs.push(applied.target);
                     }
@@ -231,6 +241,11 @@ async fn work(session: &mut Session, args: &Args) -> Result<Exit, Error> {
             }
         }
     }
+    if ended_before > 0 {
+        session.output.say(format!(
+            "{ended_before} of these jobs ended before and do not run again; `gctl delete -f PATH` makes room for another run"
+        ));
+    }
     if !args.wait {
         std::future::pending::<()>().await;
     }
@@ -238,7 +253,7 @@ async fn work(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         session.output.say("no job to wait for");
         return Ok(exit);
     }
-    Ok(exit.worse(until_ended(session, args, &jobs, began).await?))
+    Ok(exit.worse(until_ended(session, args, &jobs, began, earlier).await?))
 }
 
 async fn until_ended(
@@ -246,35 +261,43 @@ async fn until_ended(
     args: &Args,
     jobs: &[Target],
     began: jiff::Timestamp,
+    earlier: Option<Snapshot>,
 ) -> Result<Exit, Error> {
     session.output.say("");
-    let following = follow::follow(session, jobs, Voice::Lines, began);
+    let following = follow::follow(session, jobs, Voice::Lines, began, earlier);
     let followed = match args.timeout {
         Some(limit) => tokio::time::timeout(limit, following).await.ok(),
         None => Some(following.await),
     };
     let Some(board) = followed else {
-        session.output.say("error: timed out; the jobs run on and are adopted at the next start");
+        session
+            .output
+            .say("error: timed out; the jobs run on and are adopted at the next start");
         return Ok(Exit::TimedOut);
     };
     let board = board?;
     session.output.say("");
     session.output.raw(board.outcomes().as_bytes())?;
-    Ok(if board.all_succeeded() { Exit::Ok } else { Exit::JobFailed })
+    Ok(if board.all_succeeded() {
+        Exit::Ok
+    } else {
+        Exit::JobFailed
+    })
 }
 
-/// What was done to an object; of a job that has ended before, that it is not run again.
-fn line_of(applied: &Applied) -> String {
-    let label = applied.target.label();
-    let ended = follow::read_job(applied.object.clone())
-        .filter(|_| applied.target.resource.is_job())
+/// The phase of a job that had ended before it was applied.
+fn ended(applied: &Applied) -> Option<crds::Phase> {
+    follow::read_job(applied.object.clone())
+        .filter(|_| applied.target.resource.is_job() && applied.outcome != Outcome::Created)
         .map(|job| follow::phase_of(&job))
-        .filter(|phase| phase.is_terminal());
-    match (applied.outcome, ended) {
-        (Outcome::Unchanged | Outcome::Configured, Some(phase)) => format!(
-            "{label} {}: it has ended before as {phase:?} and does not run again (gctl delete {label} makes room for another run)",
-            applied.outcome.word()
-        ),
-        (outcome, _) => format!("{label} {}", outcome.word()),
+        .filter(|phase| phase.is_terminal())
+}
+
+/// What was done to an object.
+fn line_of(applied: &Applied, ended: Option<crds::Phase>) -> String {
+    let line = format!("{} {}", applied.target.label(), applied.outcome.word());
+    match ended {
+        Some(phase) => format!("{line} (ended before as {phase:?})"),
+        None => line,
     }
 }

@@ -32,7 +32,12 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
     }
     page.optional("Message", status.message.as_ref());
     wanted(page, job);
-    page.optional("Runs on", follow::place(job, gpus));
+    let heading = if status.finish_time.is_some() {
+        "Ran on"
+    } else {
+        "Runs on"
+    };
+    page.optional(heading, follow::place(job, gpus));
     if let Some(stop) = &status.stop {
         page.field(
             "Stop",
