@@ -168,9 +168,9 @@ impl Controller for NodeLife {
         }
     }
 
-    fn on_interruption(&mut self, kind: Kind, now: Timestamp) {
+    fn on_interruption(&mut self, kind: Kind, until: Timestamp) {
         if kind == Kind::Lease {
-            self.interrupt(now);
+            self.interrupt(until);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::untold::{Reason, Untold};
 use super::{convert, decide};
 use crate::ControllerName;
 use crate::shell::{
-    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, later, uid,
+    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, later, suspend_wanted, uid,
 };
 
 /// Most binds in one plan: as many as may be in flight by default, so that the next plan rests on newer facts.
@@ -107,7 +107,11 @@ impl Placement {
                 let freed = self.drop_job(key, &id);
                 let reason = Reason {
                     class: "Suspended",
-                    message: "the job is suspended".to_owned(),
+                    message: if suspend_wanted(job, None) {
+                        "the job is suspended".to_owned()
+                    } else {
+                        "its array is suspended".to_owned()
+                    },
                 };
                 self.untold.add(key, reason, now);
                 freed || tell_is_news(job)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -172,10 +172,12 @@ impl Driver {
                 self.world.leases.on_event(event, &mut deltas);
                 self.on_changes(deltas.into_iter().map(Change::Lease));
             }
-            Observation::Interrupted(kind) => {
+            Observation::Interrupted(kind, pause) => {
+                let pause = SignedDuration::try_from(pause).unwrap_or_default();
                 let now = (self.clock)();
+                let until = now.saturating_add(pause).unwrap_or(now);
                 for controller in &mut self.controllers {
-                    controller.on_interruption(kind, now);
+                    controller.on_interruption(kind, until);
                 }
             }
         }
@@ -239,7 +241,8 @@ impl Driver {
         match &failure {
             None => queue.forget(&write.subject),
             Some(failure) => {
-                let pause = queue.back_off(&write.subject, Instant::now());
+                let longest = failure.longest_pause();
+                let pause = queue.back_off(&write.subject, Instant::now(), longest);
                 report(controller.name(), &write.op, failure, pause);
             }
         }

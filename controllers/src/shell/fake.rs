@@ -52,6 +52,8 @@ struct State {
     requests: Vec<String>,
     writing: usize,
     most_writing: usize,
+    /// Refuses to list and watch.
+    down: bool,
     /// Holds writes back until it has permits.
     gate: Option<Arc<Semaphore>>,
 }
@@ -127,6 +129,18 @@ impl Fake {
                 state.history.clear();
             }
         });
+    }
+
+    /// Ends all watches, and refuses new ones until it is up again.
+    pub(crate) fn go_down(&self) {
+        self.with(|state| {
+            state.down = true;
+            state.watchers.clear();
+        });
+    }
+
+    pub(crate) fn come_up(&self) {
+        self.with(|state| state.down = false);
     }
 
     /// Holds writes back until permits are added.
@@ -362,7 +376,9 @@ impl tower::Service<Request<Body>> for Fake {
                         .split('&')
                         .find_map(|p| p.strip_prefix("resourceVersion="));
                     let from = from.and_then(|from| from.parse::<u64>().ok());
-                    if query.contains("watch=true") {
+                    if state.down {
+                        failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+                    } else if query.contains("watch=true") {
                         let from = from.unwrap_or(0).saturating_sub(1_000_000_000);
                         state.watch(&path.kind, from)
                     } else {

@@ -99,6 +99,6 @@ pub(crate) trait Controller: Send {
     /// A write of this controller was answered. A reply was put into the world before.
     fn on_answer(&mut self, _op: &Op, _failure: Option<&Failure>, _wanted: &mut Wanted) {}
 
-    /// The watch of a kind was interrupted: what was not seen since proves nothing.
-    fn on_interruption(&mut self, _kind: Kind, _now: Timestamp) {}
+    /// The watch of a kind was interrupted and is tried again at `until`: what is not seen before then proves nothing.
+    fn on_interruption(&mut self, _kind: Kind, _until: Timestamp) {}
 }

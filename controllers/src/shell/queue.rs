@@ -16,9 +16,6 @@ use super::Subject;
 
 /// First pause after a failure: long enough for the watch to bring what a conflict was about.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-/// Longest pause after failures; short enough that a person who has mended the cause need not wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-
 /// The work queue of one controller.
 #[derive(Debug)]
 pub(crate) struct WorkQueue {
@@ -129,8 +126,13 @@ impl WorkQueue {
     }
 
     /// A write failed: look again after a pause that doubles, by up to a quarter longer at random. Failures within one
-    /// pause count as one, because they have one cause.
-    pub(crate) fn back_off(&mut self, subject: &Subject, now: Instant) -> Duration {
+    /// pause count as one, because they have one cause. No pause is longer than `longest`, jitter aside.
+    pub(crate) fn back_off(
+        &mut self,
+        subject: &Subject,
+        now: Instant,
+        longest: Duration,
+    ) -> Duration {
         let before = self.failures.get(subject).copied();
         if let Some((_, until)) = before
             && now < until
@@ -141,7 +143,7 @@ impl WorkQueue {
         let failures = before.map_or(0, |(failures, _)| failures);
         let pause = FIRST_BACKOFF
             .saturating_mul(1 << failures.min(16))
-            .min(LONGEST_BACKOFF);
+            .min(longest);
         let pause = pause + pause.mul_f64(self.jitter.random_range(0.0..0.25));
         let state = (failures.saturating_add(1), now + pause);
         self.failures.insert(subject.clone(), state);
@@ -162,6 +164,8 @@ impl WorkQueue {
 mod tests {
     use super::*;
     use crate::shell::Key;
+
+    const LONGEST: Duration = Duration::from_secs(30);
 
     fn job(name: &str) -> Subject {
         Subject::Job(Key::new("default", name))
@@ -208,9 +212,9 @@ mod tests {
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         for _ in 0..20 {
-            let pause = queue.back_off(&job("a"), now);
+            let pause = queue.back_off(&job("a"), now, LONGEST);
             assert_eq!(
-                queue.back_off(&job("a"), now),
+                queue.back_off(&job("a"), now, LONGEST),
                 pause,
                 "one cause, one pause"
             );
@@ -219,9 +223,9 @@ mod tests {
         }
         assert!(pauses[0] >= FIRST_BACKOFF && pauses[0] < FIRST_BACKOFF * 2);
         assert!(pauses[3] > pauses[0]);
-        assert!(pauses[19] <= LONGEST_BACKOFF.mul_f64(1.25));
+        assert!(pauses[19] <= LONGEST.mul_f64(1.25));
         queue.forget(&job("a"));
-        assert!(queue.back_off(&job("a"), now) < FIRST_BACKOFF * 2);
+        assert!(queue.back_off(&job("a"), now, LONGEST) < FIRST_BACKOFF * 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,7 +235,7 @@ mod tests {
             let mut queue = WorkQueue::new(seed);
             let mut at = now;
             for _ in 0..5 {
-                at += queue.back_off(&job("a"), at);
+                at += queue.back_off(&job("a"), at, LONGEST);
             }
             at - now
         };

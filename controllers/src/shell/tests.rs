@@ -482,3 +482,97 @@ async fn two_instances_bind_each_job_once() {
         system.stop().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn silence_does_not_count_while_the_server_could_not_be_watched() {
+    let (fake, clock) = (Fake::default(), clock());
+    let agent = register(&fake, &clock, "n1", "8", 0);
+    let system = start(&fake, &clock, 64);
+    pass(11.0).await;
+    agent.abort();
+    fake.go_down();
+    pass(60.0).await;
+    fake.come_up();
+    pass(30.0).await;
+    assert_eq!(ready(&fake, "n1"), "True");
+    pass(30.0).await;
+    assert_eq!(ready(&fake, "n1"), "Unknown");
+    system.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hands_a_job_back_is_not_offered_it_at_once() {
+    let (fake, clock) = (Fake::default(), clock());
+    let agent = register(&fake, &clock, "n1", "8", 0);
+    fake.put("jobs", job("a", echo()));
+    let system = start(&fake, &clock, 64);
+    pass(1.0).await;
+    fake.change("jobs", "a", |job| {
+        let status: JobStatus = serde_json::from_value(job["status"].clone()).unwrap();
+        let back = crds::phase::requeue(&status, "it does not fit");
+        job["status"] = serde_json::to_value(back).unwrap();
+    });
+    pass(3.0).await;
+    assert_eq!(system.phase("a"), Phase::Pending);
+    assert!(system.status("a").waiting.is_some());
+    pass(3.0).await;
+    let status = system.status("a");
+    assert_eq!((status.phase, status.attempt), (Some(Phase::Scheduled), 2));
+    agent.abort();
+    system.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preempted_attempt_goes_back_to_the_queue_and_runs_again() {
+    let (fake, clock) = (Fake::default(), clock());
+    let agent = register(&fake, &clock, "n1", "8", 0);
+    fake.put("jobs", job("a", echo()));
+    let system = start(&fake, &clock, 64);
+    pass(1.0).await;
+    let queued = system.status("a").enqueue_time;
+    fake.change("jobs", "a", |job| {
+        job["status"]["claim"] = json!({"nodeName": "n1", "bootId": "boot-1", "attempt": 1});
+        job["status"]["stop"] = json!({"attempt": 1, "reason": "Preempted", "by": "test",
+            "deadline": "2027-01-15T08:00:30Z"});
+        job["status"]["startTime"] = json!("2027-01-15T08:00:00.000000Z");
+        job["status"]["finishTime"] = json!("2027-01-15T08:00:01.000000Z");
+        job["status"]["release"] = json!({"attempt": 1});
+        job["status"]["phase"] = json!("Stopping");
+    });
+    pass(2.0).await;
+    let status = system.status("a");
+    assert_eq!((status.phase, status.attempt), (Some(Phase::Scheduled), 2));
+    assert_eq!(status.enqueue_time, queued);
+    agent.abort();
+    system.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chosen_controller_runs_alone() {
+    let (fake, clock) = (Fake::default(), clock());
+    let agent = register(&fake, &clock, "n1", "8", 0);
+    fake.put("jobs", job("a", echo()));
+    let shutdown = CancellationToken::new();
+    let options = Options {
+        only: Some([crate::ControllerName::Admission].into()),
+        clock: clock.clone(),
+        seed: Some(1),
+        ..Options::default()
+    };
+    let task = tokio::spawn(run(fake.client(), options, shutdown.clone()));
+    pass(5.0).await;
+    let job = fake.get("jobs", "a").unwrap();
+    assert!(job["status"]["effective"].is_object());
+    assert_eq!(job["status"]["phase"], json!("Pending"));
+    shutdown.cancel();
+    assert!(task.await.unwrap().is_ok());
+    agent.abort();
+}
+
+fn ready(fake: &Fake, node: &str) -> String {
+    let node = fake.get("nodes", node).expect("the node exists");
+    let conditions = node["status"]["conditions"].as_array();
+    let ready = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
+    let status = ready.and_then(|one| one["status"].as_str());
+    status.unwrap_or_default().to_owned()
+}

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 pub(crate) const CHANNEL_EVENTS: usize = 1024;
 /// First pause after an error of a watch.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause after errors of a watch.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Longest pause after errors of a watch: five connections every two seconds cost a server that comes back nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A kind that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,8 +43,8 @@ pub(crate) enum Observation {
     Queue(Event<Queue>),
     Profile(Event<Profile>),
     Lease(Event<Lease>),
-    /// The watch broke off; what happened meanwhile comes with its resumption.
-    Interrupted(Kind),
+    /// The watch broke off, and is tried again after a pause; what happened meanwhile comes with its resumption.
+    Interrupted(Kind, Duration),
 }
 
 /// Starts the watches of all kinds. They end when the set is dropped or the channel is closed.
@@ -123,7 +123,11 @@ async fn follow<K>(
                 } else {
                     tracing::debug!(?kind, error = %chain(&error), "watch interrupted");
                 }
-                if events.send(Observation::Interrupted(kind)).await.is_err() {
+                if events
+                    .send(Observation::Interrupted(kind, pause))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 tokio::time::sleep(pause).await;

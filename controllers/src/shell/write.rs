@@ -55,6 +55,17 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The longest pause before another try. A refusal stands until somebody mends its cause; an outage should be over
+    /// for us as soon as it is over.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        match self {
+            Self::Refused(_) | Self::Unserialisable(_) => Duration::from_secs(30),
+            Self::Conflict | Self::Gone | Self::Exists | Self::Unavailable(_) | Self::TimedOut => {
+                Duration::from_secs(2)
+            }
+        }
+    }
+
     /// Does it happen in the ordinary course of things, when others write too?
     pub(crate) fn is_expected(&self) -> bool {
         matches!(self, Self::Conflict | Self::Gone | Self::Exists)
