@@ -196,6 +196,38 @@ async fn a_shutdown_ends_watches_cleanly_and_a_restart_keeps_ca_and_token() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_too_large_is_refused_and_the_connection_lives_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    let stream = over_tls(&running, folder.path(), "localhost", b"h2")
+        .await
+        .unwrap();
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    for _ in 0..2 {
+        let body = http_body_util::Full::new(Bytes::from(vec![b'a'; 10 << 20]));
+        let request = request(&running, "/api/v1/namespaces").map(|_| body);
+        let (mut parts, body) = request.into_parts();
+        parts.method = http::Method::POST;
+        let answer = sender
+            .send_request(Request::from_parts(parts, body))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(
+            text(answer.into_body())
+                .await
+                .contains("RequestEntityTooLarge")
+        );
+    }
+    running.shutdown.cancel();
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_exposed_start_without_tls_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path(), "0.0.0.0:0".parse().unwrap());

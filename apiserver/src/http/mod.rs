@@ -4,6 +4,7 @@ pub mod age;
 pub mod api;
 pub mod attributes;
 pub mod discovery;
+mod drain;
 pub mod health;
 pub mod negotiate;
 pub mod observe;

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::attributes::{Attributes, query_value};
+use super::drain;
 use super::status::Status;
 use crate::metrics::{Metrics, RequestLabels};
 
@@ -96,7 +97,11 @@ pub async fn observe(
             (Ok(_), Err(status)) => status.into_response(),
             (Ok(permit), Ok(limit)) => {
                 let _running = observer.metrics.begin(is_mutating);
+                let (request, leftover) = drain::watch(request);
                 let answer = tokio::time::timeout(limit, catch(next.run(request))).await;
+                if let Some(leftover) = leftover {
+                    leftover.drain().await;
+                }
                 drop(permit);
                 answer.unwrap_or_else(|_| {
                     let message = format!(
