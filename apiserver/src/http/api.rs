@@ -221,16 +221,16 @@ impl Call {
         let bytes =
             self.registry
                 .get(&self.kind, self.namespace(), &self.resource.name, at_least)?;
-        Ok(self.object(StatusCode::OK, bytes, &output))
+        Ok(self.object(StatusCode::OK, bytes, output))
     }
 
-    fn object(&self, code: StatusCode, bytes: Bytes, output: &Output) -> Response {
+    fn object(&self, code: StatusCode, bytes: Bytes, output: Output) -> Response {
         if output.is_json_passthrough() {
             return json_response(code, bytes);
         }
         output.respond(
             code,
-            table::object(&self.kind, &bytes, output, self.registry.now()),
+            table::object(&self.kind, &bytes, &output, self.registry.now()),
         )
     }
 
@@ -270,10 +270,10 @@ impl Call {
             .registry
             .create(&self.kind, self.namespace(), body, &options)
             .await?;
-        Ok(self.written(written, &output))
+        Ok(self.written(written, output))
     }
 
-    fn written(&self, written: Written, output: &Output) -> Response {
+    fn written(&self, written: Written, output: Output) -> Response {
         let code = if written.created {
             StatusCode::CREATED
         } else {
@@ -292,7 +292,7 @@ impl Call {
             .registry
             .update(self.target(part), body, &options)
             .await?;
-        Ok(self.written(written, &output))
+        Ok(self.written(written, output))
     }
 
     async fn finalize(mut self) -> Result<Response, Status> {
@@ -304,7 +304,7 @@ impl Call {
             .registry
             .finalize_namespace(&self.kind, &name, body, &options)
             .await?;
-        Ok(self.written(written, &output))
+        Ok(self.written(written, output))
     }
 
     async fn patch(mut self, part: Part) -> Result<Response, Status> {
@@ -315,7 +315,7 @@ impl Call {
             .registry
             .patch(self.target(part), &patch, &options)
             .await?;
-        Ok(self.written(written, &output))
+        Ok(self.written(written, output))
     }
 
     fn get_scale(&self) -> Result<Response, Status> {
@@ -357,7 +357,7 @@ impl Call {
             .delete(&self.kind, self.namespace(), &name, &options)
             .await?
         {
-            Deleted::Waiting(bytes) => Ok(self.object(StatusCode::OK, bytes, &output)),
+            Deleted::Waiting(bytes) => Ok(self.object(StatusCode::OK, bytes, output)),
             Deleted::Gone { uid, .. } => {
                 let mut details = json!({"name": name, "kind": &*self.kind.plural, "uid": &*uid});
                 if !self.kind.group.is_empty() {

@@ -261,7 +261,6 @@ pub(super) fn list_options(
         });
     }
     let start = match (how, revision) {
-        (Match::Unset, None) => ListStart::NotOlderThan(None),
         (Match::NotOlderThan | Match::Exact, None) => {
             return Err(forbidden(
                 "resourceVersionMatch",
@@ -278,7 +277,9 @@ pub(super) fn list_options(
         (Match::Unset, Some(revision)) if limit.is_some() && revision != 0 => {
             ListStart::Exact(revision)
         }
-        (Match::Unset | Match::NotOlderThan, Some(0)) => ListStart::NotOlderThan(None),
+        (Match::Unset, None) | (Match::Unset | Match::NotOlderThan, Some(0)) => {
+            ListStart::NotOlderThan(None)
+        }
         (Match::Unset | Match::NotOlderThan, Some(revision)) => {
             ListStart::NotOlderThan(Some(revision))
         }

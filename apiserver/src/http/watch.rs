@@ -292,8 +292,8 @@ mod tests {
     async fn the_last_bookmark_comes_shortly_before_the_end() {
         let start = Instant::now();
         let mut bookmarks = Bookmarks::until(start + Duration::from_secs(90));
-        assert_eq!(bookmarks.due(), Some(start + Duration::from_secs(60)));
-        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(bookmarks.due(), Some(start + Duration::from_mins(1)));
+        tokio::time::advance(Duration::from_mins(1)).await;
         bookmarks.sent();
         assert_eq!(bookmarks.due(), Some(start + Duration::from_secs(88)));
         tokio::time::advance(Duration::from_secs(28)).await;

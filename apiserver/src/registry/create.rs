@@ -199,15 +199,13 @@ impl Registry {
     ) -> Result<Creation, Status> {
         let key = key_of(kind, namespace, name);
         if options.dry_run {
-            return Ok(match self.cache().get(&key) {
-                Some(current) => Creation::Exists(current),
-                None => {
-                    if kind.builtin == Some(Builtin::CustomResourceDefinition) {
-                        super::definitions::compile(&object)?;
-                    }
-                    Creation::Done(encode::plain(&object))
-                }
-            });
+            if let Some(current) = self.cache().get(&key) {
+                return Ok(Creation::Exists(current));
+            }
+            if kind.builtin == Some(Builtin::CustomResourceDefinition) {
+                super::definition::compile(&object)?;
+            }
+            return Ok(Creation::Done(encode::plain(&object)));
         }
         if kind.builtin == Some(Builtin::CustomResourceDefinition) {
             return self.create_definition(object).await;

@@ -94,7 +94,7 @@ impl Registry {
         for result in results {
             items.extend(result?);
         }
-        Ok((items, self.page(kind, page)))
+        Ok((items, Self::page(kind, page)))
     }
 
     /// `None` when somebody else was faster.

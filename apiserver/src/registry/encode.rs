@@ -37,14 +37,13 @@ pub(super) fn plain(object: &Map<String, Value>) -> Bytes {
         .and_then(Value::as_str);
     let offset = write_object(&mut encoded, object).expect("writing JSON to memory cannot fail");
     let end = offset + REVISION_PLACEHOLDER.len();
-    match revision {
-        Some(revision) => drop(encoded.splice(offset..end, revision.bytes())),
+    if let Some(revision) = revision {
+        drop(encoded.splice(offset..end, revision.bytes()));
+    } else {
         // Without a revision the key goes too, with the comma behind it if there is one.
-        None => {
-            let start = offset - RV_KEY.len();
-            let comma = usize::from(encoded.get(end + 1) == Some(&b','));
-            drop(encoded.drain(start..=end + comma));
-        }
+        let start = offset - RV_KEY.len();
+        let comma = usize::from(encoded.get(end + 1) == Some(&b','));
+        drop(encoded.drain(start..=end + comma));
     }
     Bytes::from(encoded)
 }

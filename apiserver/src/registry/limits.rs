@@ -25,13 +25,13 @@ pub const WATCH_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_LIST_PAGE: usize = 100_000;
 
 /// How long a watch lasts when it does not say; a random time up to twice as much. Specified: upstream's default.
-pub const WATCH_MIN: Duration = Duration::from_secs(1_800);
+pub const WATCH_MIN: Duration = Duration::from_mins(30);
 
 /// The longest watch that a client may ask for. Chosen: a day; longer ones hide dead peers.
-pub const WATCH_MAX: Duration = Duration::from_secs(86_400);
+pub const WATCH_MAX: Duration = Duration::from_hours(24);
 
 /// How often a watch that asks for bookmarks gets one. Specified: about once a minute upstream.
-pub const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+pub const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 
 /// How long before its end a watch gets its last bookmark. Specified: upstream's value.
 pub const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub const MAX_WARNINGS_BYTES: usize = 4_096;
 pub const MAX_MANAGER_CHARS: usize = 128;
 
 /// How long an Event lives after it was written last. Specified: upstream's default.
-pub const EVENT_TTL: Duration = Duration::from_secs(3_600);
+pub const EVENT_TTL: Duration = Duration::from_hours(1);
 
 /// How many objects the collector deletes at once. Chosen: enough to fill a group commit.
 pub const COLLECTOR_WRITES: usize = 64;

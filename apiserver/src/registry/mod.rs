@@ -7,6 +7,7 @@
 pub mod builtin;
 mod collector;
 mod create;
+mod definition;
 mod definitions;
 mod delete;
 mod encode;
@@ -104,7 +105,7 @@ impl Registry {
         options: RegistryOptions,
     ) -> Result<Arc<Self>, OpenError> {
         let cache = Cache::open(store, options.cache, |recovered| {
-            index_with(definitions::selectable_fields(
+            index_with(definition::selectable_fields(
                 &recovered.objects(builtin::CRDS),
             ))
         })?;

@@ -231,7 +231,7 @@ impl Registry {
         };
         if options.dry_run {
             if kind.builtin == Some(Builtin::CustomResourceDefinition) {
-                super::definitions::compile(&object)?;
+                super::definition::compile(&object)?;
             }
             return Ok(Landing::Landed(encode::plain(&object)));
         }
@@ -340,16 +340,8 @@ fn check_preconditions(
 /// Puts back what this request may not change.
 fn keep_server_fields(target: Target<'_>, new: &mut Map<String, Value>, old: &Map<String, Value>) {
     if target.part == Part::Status {
-        let managed = metadata::of_mut(new).remove("managedFields");
-        let status = new.remove("status");
-        *new = old.clone();
-        match status {
-            Some(status) => drop(new.insert("status".to_owned(), status)),
-            None => drop(new.remove("status")),
-        }
-        if managed.is_some() {
-            metadata::set(new, "managedFields", managed);
-        }
+        restore(new, old, &["status", "metadata"]);
+        restore(metadata::of_mut(new), metadata::of(old), &["managedFields"]);
         return;
     }
     for key in [
@@ -375,6 +367,19 @@ fn keep_server_fields(target: Target<'_>, new: &mut Map<String, Value>, old: &Ma
         match old.get("status") {
             Some(status) => drop(new.insert("status".to_owned(), status.clone())),
             None => drop(new.remove("status")),
+        }
+    }
+}
+
+/// Makes `new` what `old` is, but for some keys. Most of it is equal already, and then nothing is copied.
+fn restore(new: &mut Map<String, Value>, old: &Map<String, Value>, except: &[&str]) {
+    new.retain(|key, _| old.contains_key(key) || except.contains(&key.as_str()));
+    for (key, value) in old
+        .iter()
+        .filter(|(key, _)| !except.contains(&key.as_str()))
+    {
+        if new.get(key) != Some(value) {
+            new.insert(key.clone(), value.clone());
         }
     }
 }

@@ -189,10 +189,10 @@ impl Registry {
         options: &ListOptions,
     ) -> Result<Page, Status> {
         let page = self.list_stored(kind, namespace, options)?;
-        Ok(self.page(kind, page))
+        Ok(Self::page(kind, page))
     }
 
-    pub(super) fn page(&self, kind: &ServedKind, page: ListPage) -> Page {
+    pub(super) fn page(kind: &ServedKind, page: ListPage) -> Page {
         Page {
             items: page
                 .items

@@ -205,7 +205,7 @@ impl Registry {
         }
         match kind.builtin {
             Some(Builtin::CoreEvent | Builtin::Event) => {
-                self.upkeep.expire(stored.key.clone(), limits::EVENT_TTL)
+                self.upkeep.expire(stored.key.clone(), limits::EVENT_TTL);
             }
             Some(Builtin::Namespace) if stored.field("status.phase") == Some("Terminating") => {
                 self.upkeep

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Api, CRDS, JOBS, gadget_definition, widget};
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::too_many_lines, reason = "a table with a row an error")]
 async fn bad_requests_get_the_status_that_kubernetes_gives() {
     let api = Api::new().await;
     api.post(CRDS, gadget_definition()).await.ok();

@@ -114,7 +114,7 @@ async fn events_expire_an_hour_after_they_were_written_last() {
             api.registry.cache().current_revision()
         ))
         .await;
-    tokio::time::sleep(Duration::from_secs(1_800)).await;
+    tokio::time::sleep(Duration::from_mins(30)).await;
     api.patch(&format!("{CORE}/b"), MERGE, json!({"count": 2}))
         .await
         .ok();

@@ -196,7 +196,7 @@ async fn a_token_older_than_history_says_how_to_go_on() {
         .to_owned();
     // Snapshots of lists live for five minutes, history for ten.
     for minute in 0..30 {
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        tokio::time::sleep(std::time::Duration::from_mins(1)).await;
         api.patch(
             &format!("{JOBS}/a"),
             MERGE,

@@ -274,13 +274,11 @@ impl Lines {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            match self.stream.next().await {
-                Some(chunk) => self.rest.extend_from_slice(&chunk.unwrap()),
-                None => {
-                    assert!(self.rest.is_empty(), "the stream ended within a line");
-                    return None;
-                }
-            }
+            let Some(chunk) = self.stream.next().await else {
+                assert!(self.rest.is_empty(), "the stream ended within a line");
+                return None;
+            };
+            self.rest.extend_from_slice(&chunk.unwrap());
         }
     }
 

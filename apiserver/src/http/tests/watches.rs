@@ -200,8 +200,7 @@ async fn a_watch_without_timeout_lasts_at_least_half_an_hour() {
     let start = tokio::time::Instant::now();
     assert_eq!(watch.next().await, None);
     assert!(
-        start.elapsed() >= Duration::from_secs(1_800)
-            && start.elapsed() <= Duration::from_secs(3_600)
+        start.elapsed() >= Duration::from_mins(30) && start.elapsed() <= Duration::from_hours(1)
     );
 }
 

@@ -1,5 +1,7 @@
 //! Create, get, replace: metadata rules, generation, status isolation, no-ops, dry runs, field validation, ownership.
 
+use std::fmt::Write as _;
+
 use axum::body::Body;
 use serde_json::json;
 
@@ -470,7 +472,7 @@ async fn yaml_bodies_are_taken_and_bombs_are_not() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for i in 1..12 {
         let refs = vec![format!("*a{}", i - 1); 10].join(", ");
-        bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        writeln!(bomb, "a{i}: &a{i} [{refs}]").unwrap();
     }
     for (form, body) in [
         ("application/yaml", bomb),
