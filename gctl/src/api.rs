@@ -315,7 +315,11 @@ impl Api {
                 reason: error.to_string(),
             },
             other => {
-                let reason = chain(&other);
+                let reason = match &other {
+                    // What kube calls the layer says nothing to a person.
+                    kube::Error::Service(inner) => chain(inner.as_ref()),
+                    other => chain(other),
+                };
                 let advice = if reason.contains("onnection refused") {
                     "; is it running? `gctl up` starts one"
                 } else if reason.contains("UnknownIssuer") || reason.contains("BadSignature") {

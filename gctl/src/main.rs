@@ -15,7 +15,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
-            EnvFilter::try_from_env("GCTL_LOG").unwrap_or_else(|_| EnvFilter::new("error")),
+            EnvFilter::try_from_env("GCTL_LOG")
+                .unwrap_or_else(|_| EnvFilter::new("error,kube_client=off")),
         )
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -25,11 +25,11 @@ const CRDS: [&str; 4] = [
 ];
 
 /// How long the server may take until it is ready (a large store is read whole at the start).
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_mins(2);
 /// How long a part may take to end (chosen: above the time of a request).
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// How much longer the agents may take when they stop jobs: the longest grace period in ordinary use.
-const STOP_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_mins(2);
 
 /// What to start.
 pub(super) struct Plan {
