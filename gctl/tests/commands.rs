@@ -1,6 +1,9 @@
 //! The commands against the real API server, in memory and without a socket: what they print and how they end.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests are tests too"
+)]
 
 use std::io::Write;
 use std::path::Path;
