@@ -232,7 +232,11 @@ impl Streaming {
     }
 
     fn lines(&mut self, batch: &EventBatch) -> Bytes {
-        if self.output.is_json_passthrough() && self.kind.is_stored_form() {
+        let is_current = batch
+            .events()
+            .first()
+            .is_some_and(|event| event.revision() > self.kind.schema_since);
+        if self.output.is_json_passthrough() && self.kind.is_stored_form() && is_current {
             return batch.json_lines();
         }
         let mut lines = BytesMut::with_capacity(batch.bytes());

@@ -283,6 +283,7 @@ fn served(row: &Row) -> ServedKind {
         terminating: false,
         builtin: Some(row.builtin),
         fingerprint: 0,
+        schema_since: 0,
         ended: CancellationToken::new(),
     }
 }

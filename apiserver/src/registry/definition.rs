@@ -12,6 +12,7 @@ use super::kinds::{Column, ScalePaths, Scope, SelectableField, ServedKind, Subre
 use super::{builtin, encode, metadata};
 use crate::http::status::Status;
 use crate::schema::crd::{self, CompiledVersion};
+use crate::store::Revision;
 
 /// What two definitions of one group may not share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -180,10 +181,11 @@ fn subresources(version: &Value) -> Subresources {
     }
 }
 
-/// The served kinds of a definition.
+/// The served kinds of a definition, whose schema holds for objects after the revision `since`.
 pub(super) fn kinds_of(
     object: &Map<String, Value>,
     before: &[Arc<ServedKind>],
+    since: Revision,
 ) -> Result<Vec<Arc<ServedKind>>, Status> {
     let name: Arc<str> = metadata::text(object, "name").into();
     let spec = object.get("spec").cloned().unwrap_or_default();
@@ -239,6 +241,9 @@ pub(super) fn kinds_of(
                 "" => format!("{api_version} {} is deprecated", names.kind),
                 given => given.to_owned(),
             });
+        let schema_since = old
+            .filter(|old| old.open_api == open_api)
+            .map_or(since, |old| old.schema_since);
         served.push(Arc::new(ServedKind {
             group: names.group.as_str().into(),
             version: text(version, "name").into(),
@@ -264,6 +269,7 @@ pub(super) fn kinds_of(
             terminating,
             builtin: None,
             fingerprint,
+            schema_since,
             // A definition on its way out serves its watches to the end, so that they see their objects go.
             ended: same.map_or_else(CancellationToken::new, |same| same.ended.clone()),
         }));

@@ -23,7 +23,7 @@ use super::{OpenError, Registry, builtin, collector, encode, index_with, limits,
 use crate::cache::{ListAt, ListQuery};
 use crate::http::status::Status;
 use crate::schema::decode::Decoded;
-use crate::store::{Body, CommitError, Expect, Mutation, ObjectKey, Stored};
+use crate::store::{Body, CommitError, Expect, Mutation, ObjectKey, Revision, Stored};
 
 /// The definitions that are served, by name.
 #[derive(Debug, Default)]
@@ -51,12 +51,17 @@ impl Definitions {
     }
 
     /// Takes a definition over from its object; answers the one that it replaces.
-    fn put(&mut self, object: &Map<String, Value>) -> Result<Option<Definition>, Status> {
+    fn put(
+        &mut self,
+        object: &Map<String, Value>,
+        since: Revision,
+    ) -> Result<Option<Definition>, Status> {
         let name: Arc<str> = metadata::text(object, "name").into();
         let spec = object.get("spec").cloned().unwrap_or_default();
         let kinds = kinds_of(
             object,
             self.known.get(&name).map_or(&[][..], |known| &known.kinds),
+            since,
         )?;
         let established = has_condition(object, "Established");
         let definition = Definition {
@@ -172,7 +177,7 @@ impl Registry {
             return Ok(Creation::Exists(current));
         }
         self.establish(&definitions, &mut object);
-        definitions.put(&object)?;
+        definitions.put(&object, self.cache().current_revision())?;
         let stored = self
             .store_definition(&mut definitions, key, Expect::Absent, &object)
             .await;
@@ -200,7 +205,7 @@ impl Registry {
         if !metadata::is_terminating(&object) {
             self.establish(&definitions, &mut object);
         }
-        definitions.put(&object)?;
+        definitions.put(&object, self.cache().current_revision())?;
         let expect = Expect::At(live.revision);
         match self
             .store_definition(&mut definitions, live.key.clone(), expect, &object)
@@ -240,7 +245,7 @@ impl Registry {
         definitions.known.remove(&key.name);
         if let Some(stored) = self.cache().get(key)
             && let Ok(object) = encode::decode(&stored.bytes)
-            && let Err(why) = definitions.put(&object)
+            && let Err(why) = definitions.put(&object, stored.revision)
         {
             tracing::error!(name = %key.name, %why, "a stored definition cannot be served");
         }
@@ -338,7 +343,7 @@ impl Registry {
         for stored in page.items {
             let result = encode::decode(&stored.bytes)
                 .map_err(Status::internal)
-                .and_then(|object| definitions.put(&object));
+                .and_then(|object| definitions.put(&object, stored.revision));
             if let Err(why) = result {
                 tracing::error!(name = %stored.key.name, %why, "a stored definition cannot be served");
             }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::WriteOptions;
 use crate::schema::KindSchema;
 use crate::schema::managed_fields::Writer;
+use crate::store::Revision;
 
 /// Whether objects of a kind live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +166,8 @@ pub struct ServedKind {
     pub builtin: Option<Builtin>,
     /// Changes whenever the definition of this kind changes; part of hashes and ETags.
     pub fingerprint: u64,
+    /// Objects up to this revision may have been written under an older schema: they are pruned and defaulted when read.
+    pub schema_since: Revision,
     /// Cancelled when the kind is no longer served in this form; running watches end then.
     pub ended: CancellationToken,
 }
@@ -261,6 +264,7 @@ impl ServedKind {
             terminating: false,
             builtin: None,
             fingerprint: 1,
+            schema_since: 0,
             ended: CancellationToken::new(),
         }
     }

@@ -198,16 +198,30 @@ pub fn present(kind: &ServedKind, stored: &Stored) -> Bytes {
     if kind.builtin == Some(Builtin::Event) {
         return events::present(&stored.bytes);
     }
+    if stored.revision <= kind.schema_since
+        && let Ok(object) = open_stored(kind, stored)
+    {
+        return encode::plain(&object);
+    }
     encode::with_api_version(&stored.bytes, &kind.storage_api_version, &kind.api_version)
 }
 
-/// The stored object, decoded, in the form of the kind.
+/// The stored object, decoded, in the form of the kind and fitted to its schema.
 fn open_stored(kind: &ServedKind, stored: &Stored) -> Result<Map<String, Value>, Status> {
     let mut object = encode::decode(&stored.bytes).map_err(Status::internal)?;
     if kind.builtin == Some(Builtin::Event) {
         object = events::from_core(object);
     } else if kind.api_version != kind.storage_api_version {
         object.insert("apiVersion".to_owned(), (&*kind.api_version).into());
+    }
+    if stored.revision <= kind.schema_since {
+        let mut value = Value::Object(object);
+        kind.schema.prune(&mut value);
+        kind.schema.default(&mut value);
+        let Value::Object(fitted) = value else {
+            return Err(Status::internal("a stored object is no object"));
+        };
+        object = fitted;
     }
     Ok(object)
 }

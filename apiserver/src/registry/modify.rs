@@ -91,6 +91,8 @@ impl Registry {
             body,
             options.validation,
         )?;
+        // A missing object is the better news: clients create it then.
+        self.find(target.kind, target.namespace, target.name)?;
         if metadata::text(&prepared.object, "resourceVersion").is_empty() && !unconditional {
             let path = Path::Root.field("metadata");
             let path = path.field("resourceVersion");
@@ -200,7 +202,7 @@ impl Registry {
         };
         let writer = target.kind.writer(options, subresource, self.now());
         managed_fields::update(&target.kind.schema, Some(&old), &mut value, &writer);
-        if value == old {
+        if managed_fields::is_no_op(&old, &value) {
             return Ok(Next::Unchanged);
         }
         let Value::Object(object) = value else {

@@ -284,3 +284,28 @@ async fn definitions_of_the_server_are_real_kept_and_brought_up_to_date() {
         3
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn old_objects_are_shown_as_the_new_schema_has_them() {
+    let api = Api::new().await;
+    let made = api.post(JOBS, widget("a")).await.ok();
+    let path = format!("{CRDS}/widgets.example.com");
+    let mut definition = api.get(&path).await.ok().body;
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] =
+        json!({"size": {"type": "integer"}, "weight": {"type": "integer", "default": 7}});
+    definition["spec"]["versions"][0]["selectableFields"] = json!([]);
+    api.put(&path, definition).await.ok();
+    let expected = json!({"size": 1, "weight": 7});
+    let got = api.get(&format!("{JOBS}/a")).await.ok();
+    assert_eq!((&got.body["spec"], got.rv()), (&expected, made.rv()));
+    assert_eq!(api.get(JOBS).await.ok().body["items"][0]["spec"], expected);
+    let mut watch = api.watch(&format!("{JOBS}?watch=1")).await;
+    assert_eq!(watch.next().await.unwrap()["object"]["spec"], expected);
+    let noop = api.patch(&format!("{JOBS}/a"), MERGE, json!({})).await.ok();
+    assert_eq!(noop.text, got.text);
+    let changed = api
+        .patch(&format!("{JOBS}/a"), MERGE, json!({"spec": {"size": 2}}))
+        .await
+        .ok();
+    assert_eq!(changed.body["spec"], json!({"size": 2, "weight": 7}));
+}

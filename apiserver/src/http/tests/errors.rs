@@ -120,6 +120,14 @@ async fn bad_requests_get_the_status_that_kubernetes_gives() {
         (
             "PUT",
             format!("{JOBS}/none"),
+            widget("none").to_string(),
+            404,
+            "NotFound",
+            "not found",
+        ),
+        (
+            "PUT",
+            format!("{JOBS}/none"),
             with("metadata", json!({"name": "none", "resourceVersion": "1"})),
             404,
             "NotFound",

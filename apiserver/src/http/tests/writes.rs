@@ -147,6 +147,7 @@ async fn writes_that_change_nothing_keep_the_revision_and_make_no_event() {
     let mut watch = api
         .watch(&format!("{JOBS}?watch=1&resourceVersion={}", made.rv()))
         .await;
+    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
     for answer in [
         api.put(&path, made.body.clone()).await,
         api.patch(&path, MERGE, json!({})).await,
