@@ -151,6 +151,10 @@ impl Cluster {
                     .args(["--node-name", "node-a", "--sim-gpus", &self.gpus])
                     .arg("--data-dir")
                     .arg(self.dir().join("node-a"));
+                // An agent that is root runs jobs as root only when it is told to.
+                if let Ok(Some(user)) = nix::unistd::User::from_uid(nix::unistd::getuid()) {
+                    command.args(["--default-user", &user.name]);
+                }
             }
         }
         let child = command.stdout(log).spawn()?;
