@@ -361,6 +361,10 @@ pub struct Release {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<MicroTime>,
+    /// True when nobody saw how the attempt ended: its host lost power, or its shim was killed. `onNodeLost` says what
+    /// follows, and no retry is counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// What an attempt used.

@@ -326,6 +326,7 @@ fn a_requeue_clears_the_attempt_and_keeps_its_place_and_history() {
         release: Some(Release {
             attempt: 3,
             time: None,
+            lost: false,
         }),
         retries: [("Signal".to_owned(), 1)].into(),
         phase: Some(Phase::Stopping),
@@ -382,6 +383,7 @@ fn a_released_binding_holds_nothing() {
         release: Some(Release {
             attempt: 3,
             time: None,
+            lost: false,
         }),
         ..bound()
     };

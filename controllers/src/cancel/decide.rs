@@ -121,6 +121,7 @@ mod tests {
             status.release = Some(Release {
                 attempt: status.attempt,
                 time: None,
+                lost: false,
             });
         })
     }

@@ -140,6 +140,7 @@ fn rebooted(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan 
         next.release = Some(Release {
             attempt: status.attempt,
             time: Some(MicroTime(observed.now)),
+            lost: false,
         });
         next.message = Some(format!("{reason} while the job ran"));
     }
@@ -398,6 +399,7 @@ mod tests {
             status.release = Some(Release {
                 attempt: 1,
                 time: None,
+                lost: false,
             });
         });
         assert!(story(ended, None, 500).is_empty());

@@ -242,6 +242,7 @@ mod tests {
                     status.release = Some(Release {
                         attempt: 1,
                         time: None,
+                        lost: false,
                     });
                 }),
                 "aside",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::job::OnPreemption;
+use crds::job::{OnNodeLost, OnPreemption};
 use crds::job_status::{Outcome, StopReason};
 use crds::{Job, JobStatus, phase};
 
@@ -32,6 +32,7 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
             Some(StopReason::Suspended) => phase::requeue(status, "it was suspended"),
             Some(StopReason::TimedOut) => ended(status, Outcome::TimedOut),
             Some(StopReason::Cancelled) => ended(status, Outcome::Cancelled),
+            None if is_lost(status) => lost(status),
             None if status.exit_code == Some(0) => ended(status, Outcome::Succeeded),
             None => ended(status, Outcome::Failed),
         }
@@ -44,6 +45,24 @@ fn preempted(status: &JobStatus) -> JobStatus {
     match effective.map_or(OnPreemption::default(), |e| e.on_preemption.value) {
         OnPreemption::Requeue => phase::requeue(status, "it was preempted"),
         OnPreemption::Stop => ended(status, Outcome::Preempted),
+    }
+}
+
+/// Did nobody see how the attempt ended?
+fn is_lost(status: &JobStatus) -> bool {
+    let release = status.release.as_ref();
+    release.is_some_and(|release| release.attempt == status.attempt && release.lost)
+}
+
+/// Such an end says nothing of the job itself, so no retry is counted.
+fn lost(status: &JobStatus) -> JobStatus {
+    let effective = status.effective.as_ref();
+    match effective.map_or(OnNodeLost::Wait, |e| e.on_node_lost.value) {
+        OnNodeLost::Requeue => {
+            let reason = status.message.as_deref();
+            phase::requeue(status, reason.unwrap_or("its end was not seen"))
+        }
+        OnNodeLost::Wait => ended(status, Outcome::Failed),
     }
 }
 
@@ -74,6 +93,7 @@ mod tests {
             status.release = Some(Release {
                 attempt: status.attempt,
                 time: None,
+                lost: false,
             });
         })
     }
@@ -111,6 +131,21 @@ mod tests {
                 },
                 ..Effective::default()
             });
+        };
+        let requeues = |status: &mut JobStatus| {
+            status.effective = Some(Effective {
+                on_node_lost: Sourced {
+                    value: OnNodeLost::Requeue,
+                    ..Sourced::default()
+                },
+                ..Effective::default()
+            });
+        };
+        let lost = |builder: JobBuilder| {
+            released(builder).status(|status| {
+                status.exit_code = None;
+                status.release.as_mut().unwrap().lost = true;
+            })
         };
         let rows = vec![
             ("running", job("a").running("n"), None),
@@ -155,6 +190,24 @@ mod tests {
                 "timed out",
                 stopped(finished(143), StopReason::TimedOut),
                 Some(Phase::TimedOut),
+            ),
+            (
+                "lost with its node, and runs again",
+                lost(finished(0)).status(requeues),
+                Some(Phase::Pending),
+            ),
+            (
+                "lost with its node, and waits",
+                lost(finished(0)),
+                Some(Phase::Failed),
+            ),
+            (
+                "lost with its node while it was cancelled",
+                stopped(finished(0), StopReason::Cancelled).status(|status| {
+                    requeues(status);
+                    status.release.as_mut().unwrap().lost = true;
+                }),
+                Some(Phase::Cancelled),
             ),
             (
                 "left alone after a failure",

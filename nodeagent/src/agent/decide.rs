@@ -7,6 +7,7 @@
 //! - Only "gone", another node or another attempt stops a process that nobody asked to stop; not knowing never does.
 //! - An end is reported until the server's copy says so, and an attempt is let go only then.
 
+use crds::job::OnNodeLost;
 use crds::job_status::{Claim, JobStatus, Release, Stop, StopReason, Usage};
 use crds::phase::{self, Exit};
 use crds::{Job, Phase};
@@ -335,10 +336,12 @@ fn end(
         signalled_first: ended.signalled.is_some(),
         start_error: ended.start_error.clone(),
     };
-    next.start_time = ended
+    let started = ended
         .started_micros
-        .and_then(|micros| Timestamp::from_microsecond(micros).ok())
-        .map(micro);
+        .and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    if started.is_some() || ended.lost.is_none() {
+        next.start_time = started.map(micro);
+    }
     next.finish_time = Some(micro(finished));
     next.exit_code = ended.code;
     next.signal = ended.signal;
@@ -346,8 +349,13 @@ fn end(
     next.release = Some(Release {
         attempt,
         time: Some(micro(observed.now)),
+        lost: ended.lost.is_some(),
     });
-    next.outcome = phase::verdict(&job.spec, &next, &exit);
+    next.outcome = if ended.lost.is_some() && followed_up(&next) {
+        None
+    } else {
+        phase::verdict(&job.spec, &next, &exit)
+    };
     next.phase = Some(phase::derive(&next));
     next.message = match (&ended.lost, next.phase) {
         (_, Some(Phase::Succeeded)) => None,
@@ -355,6 +363,14 @@ fn end(
         (None, _) => Some(phase::terminal_message(&next, &exit)),
     };
     next
+}
+
+/// May an attempt whose end nobody saw have a sequel? Then a lifecycle controller decides on it: the job is to run again
+/// when its node is lost, or somebody had asked for a stop. Without either it ends here, and is not run twice.
+fn followed_up(status: &JobStatus) -> bool {
+    let effective = status.effective.as_ref();
+    let on_node_lost = effective.map_or(OnNodeLost::Wait, |e| e.on_node_lost.value);
+    on_node_lost == OnNodeLost::Requeue || phase::current_stop(status).is_some()
 }
 
 /// The stop that this agent itself is answerable for, if one.

@@ -1,7 +1,7 @@
 //! The decisions as a table: what is known, what is to be done; and that a plan carried out needs no other.
 
 use crds::job::JobSpec;
-use crds::job_status::{AttemptRecord, Binding, Outcome};
+use crds::job_status::{AttemptRecord, Binding, Effective, Outcome, Sourced};
 
 use super::*;
 
@@ -161,6 +161,7 @@ fn the_table_of_a_jobs_life_on_its_node() {
         status.release = Some(Release {
             attempt: 2,
             time: None,
+            lost: false,
         });
     });
     let to_requeue = claimed(|_, status| {
@@ -168,6 +169,7 @@ fn the_table_of_a_jobs_life_on_its_node() {
         status.release = Some(Release {
             attempt: 2,
             time: None,
+            lost: false,
         });
     });
     let lost = claimed(|_, status| status.outcome = Some(Outcome::Lost));
@@ -482,10 +484,54 @@ fn the_end_says_what_happened() {
         ..Ended::default()
     };
     let lost = status_of(&running, &killed_shim);
+    assert!(lost.release.is_some_and(|release| release.lost));
     assert_eq!(
         (lost.outcome, lost.message.as_deref()),
         (Some(Outcome::Failed), Some("the shim was killed"))
     );
+}
+
+#[test]
+fn what_follows_an_end_that_nobody_saw_is_left_to_who_knows_the_policy() {
+    let requeues = |status: &mut JobStatus| {
+        status.effective = Some(Effective {
+            on_node_lost: Sourced {
+                value: OnNodeLost::Requeue,
+                ..Sourced::default()
+            },
+            ..Effective::default()
+        });
+    };
+    let other_boot = job(|_, status| {
+        status.claim = Some(claim("boot-0", 2));
+        status.start_time = Some(micro(time(NOW)));
+        requeues(status);
+    });
+    let plan = decide(&observed(fresh(&other_boot), vec![]));
+    let [Action::Write(Write::End, next)] = plan.actions.as_slice() else {
+        panic!("{plan:?}");
+    };
+    assert_eq!((next.outcome, next.phase), (None, Some(Phase::Stopping)));
+    assert!(next.release.as_ref().is_some_and(|release| release.lost));
+    assert!(next.finish_time.is_some() && next.start_time.is_some());
+
+    let status_of = |job: &Job, end: &Ended| {
+        let plan = decide(&observed(stale(job), vec![ended(2, end)]));
+        match plan.actions.as_slice() {
+            [Action::Write(Write::End, status)] => (**status).clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let lost = Ended {
+        lost: Some("the node was started anew".to_owned()),
+        ..Ended::default()
+    };
+    let running = claimed(|_, status| requeues(status));
+    assert_eq!(status_of(&running, &lost).outcome, None);
+    let stopping = claimed(|_, status| status.stop = Some(stop(StopReason::Cancelled, NOW)));
+    assert_eq!(status_of(&stopping, &lost).outcome, None, "Cancelled, then");
+    let seen = claimed(|_, status| requeues(status));
+    assert_eq!(status_of(&seen, &exit(3)).outcome, Some(Outcome::Failed));
 }
 
 #[test]

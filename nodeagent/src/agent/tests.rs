@@ -408,6 +408,27 @@ life!(
 );
 
 life!(
+    after_a_power_cut_what_runs_again_when_its_node_is_lost_is_left_to_a_controller,
+    world,
+    {
+        world.bind_with("a", &["sim", "sleep=1000"], |job| {
+            let effective = crds::job_status::Effective::default();
+            job["status"]["effective"] = json!(effective);
+            job["status"]["effective"]["onNodeLost"]["value"] = json!("Requeue");
+        });
+        world.until_phase("a", "Running").await;
+        world.crash().await;
+        world.machine.reboot();
+        world.boot_id = "boot-2".to_owned();
+        world.begin();
+        world.until_phase("a", "Stopping").await;
+        let status = world.status("a");
+        assert_eq!(status["release"]["lost"], true, "{status}");
+        assert!(status["outcome"].is_null(), "{status}");
+    }
+);
+
+life!(
     what_does_not_fit_goes_back_to_the_queue_with_the_reason,
     world,
     {

@@ -91,7 +91,9 @@ fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<()> {
     let micros = now_micros();
     let mut lines = Vec::new();
     if !record.exited {
-        let reason = if record.shim.is_some() {
+        let reason = if is_of_another_boot(record) {
+            "the node was started anew while the attempt ran"
+        } else if record.shim.is_some() {
             "the shim that held the process was killed, so its exit is unknown"
         } else {
             "the attempt was prepared and never started"
@@ -107,4 +109,11 @@ fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<()> {
         peak_memory_bytes: None,
     });
     record::append(lock, &lines)
+}
+
+/// Was the attempt begun before the host was last started?
+fn is_of_another_boot(record: &Record) -> bool {
+    let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let now = now.trim();
+    !record.boot_id.is_empty() && !now.is_empty() && record.boot_id != now
 }
