@@ -112,7 +112,8 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<CodeLabels, Counter>,
     durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
-    inflight: Family<Kind, Gauge>,
+    mutating: Gauge,
+    read_only: Gauge,
     long_running: Family<RequestLabels, Gauge>,
     rejected: Counter,
     start_seconds: f64,
@@ -165,11 +166,13 @@ impl Metrics {
             "Requests refused because too many were in flight",
             rejected.clone(),
         );
+        let of_kind = |kind| inflight.get_or_create_owned(&[("request_kind", kind)]);
         Self {
             registry,
             requests,
             durations,
-            inflight,
+            mutating: of_kind("mutating"),
+            read_only: of_kind("readOnly"),
             long_running,
             rejected,
             start_seconds: now.as_duration().as_secs_f64(),
@@ -178,13 +181,13 @@ impl Metrics {
 
     /// A request begins.
     pub fn begin(&self, is_mutating: bool) -> Running {
-        let kind = [(
-            "request_kind",
-            if is_mutating { "mutating" } else { "readOnly" },
-        )];
-        let gauge = self.inflight.get_or_create_owned(&kind);
+        let gauge = if is_mutating {
+            &self.mutating
+        } else {
+            &self.read_only
+        };
         gauge.inc();
-        Running(gauge)
+        Running(gauge.clone())
     }
 
     /// A watch or a followed log begins.

@@ -139,7 +139,10 @@ fn with_headers(mut response: Response) -> Response {
             HeaderValue::from_static("no-cache, private"),
         );
     }
-    if let Ok(id) = HeaderValue::from_str(&Uuid::new_v4().to_string()) {
+    // From the thread's own generator: the operating system's would be a system call a request.
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    let mut text = Uuid::encode_buffer();
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         headers.insert(AUDIT_ID, id);
     }
     response

@@ -166,14 +166,14 @@ pub fn update(schema: &KindSchema, live: Option<&Value>, new: &mut Value, writer
     let before = live
         .and_then(|live| live.get("metadata"))
         .and_then(|metadata| metadata.get("managedFields"));
-    let base = entries(sent.as_ref(), before);
+    let base = entries(sent, before);
     let tracked = live.is_none()
         || before
             .and_then(Value::as_array)
             .is_some_and(|entries| !entries.is_empty());
     let managers = if tracked && base.is_some() {
         let comparison = compare(schema, live, new, writer.subresource);
-        attribute(base.unwrap_or_default(), &comparison, writer)
+        attribute(base.unwrap_or_default(), comparison, writer)
     } else {
         Vec::new()
     };
@@ -185,19 +185,21 @@ pub fn update(schema: &KindSchema, live: Option<&Value>, new: &mut Value, writer
 }
 
 /// The entries to go on from; `None` when the client asked to forget them.
-fn entries(sent: Option<&Value>, live: Option<&Value>) -> Option<Vec<Value>> {
-    let live_entries = || live.and_then(Value::as_array).cloned().unwrap_or_default();
+fn entries(sent: Option<Value>, live: Option<&Value>) -> Option<Vec<Value>> {
     match sent {
         Some(Value::Array(list)) => {
-            if list.is_empty() || *list == [json!({})] {
+            if list.is_empty() || list == [json!({})] {
                 return None;
             }
-            if sent == live || !list.iter().all(is_sound) {
-                return Some(live_entries());
-            }
-            Some(list.clone())
+            let live = live.and_then(Value::as_array);
+            let usable = live == Some(&list) || list.iter().all(is_sound);
+            Some(if usable {
+                list
+            } else {
+                live.cloned().unwrap_or_default()
+            })
         }
-        _ => Some(live_entries()),
+        _ => Some(live.and_then(Value::as_array).cloned().unwrap_or_default()),
     }
 }
 
@@ -214,7 +216,7 @@ fn field<'e>(entry: &'e Value, name: &str) -> &'e str {
     entry.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn attribute(mut entries: Vec<Value>, comparison: &Comparison, writer: &Writer<'_>) -> Vec<Value> {
+fn attribute(mut entries: Vec<Value>, comparison: Comparison, writer: &Writer<'_>) -> Vec<Value> {
     if comparison.written.is_empty() && comparison.removed.is_empty() {
         return entries;
     }
@@ -240,7 +242,11 @@ fn attribute(mut entries: Vec<Value>, comparison: &Comparison, writer: &Writer<'
         *fields = set.0;
         !fields.is_empty()
     });
-    mine.union(&comparison.written);
+    if mine.is_empty() {
+        mine = comparison.written;
+    } else {
+        mine.union(&comparison.written);
+    }
     if !mine.is_empty() {
         let mut entry = json!({
             "apiVersion": writer.api_version,
