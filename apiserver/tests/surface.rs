@@ -1,5 +1,7 @@
 //! The HTTP surface as clients see it, through the router of a server in memory: no sockets, no files, a paused clock.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may end it")]
+
 use std::sync::Arc;
 
 use apiserver::server::{MemoryOptions, Server};

@@ -25,6 +25,9 @@ mod watch;
 /// Whether a path belongs to a health endpoint.
 pub(crate) fn is_health(path: &str) -> bool {
     ["/healthz", "/livez", "/readyz"].iter().any(|known| {
-        path == *known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/'))
+        path == *known
+            || path
+                .strip_prefix(known)
+                .is_some_and(|rest| rest.starts_with('/'))
     })
 }
