@@ -33,6 +33,9 @@ const END_QUEUE: usize = 1024;
 const MOST_GROUP: usize = 512;
 /// How often kept work is looked at.
 const SWEEP_PERIOD: Duration = Duration::from_hours(1);
+/// How often the trash is emptied, and how many forgotten attempts do not wait for that.
+const TRASH_PERIOD: Duration = Duration::from_secs(15);
+const MOST_TRASH: usize = 4096;
 /// Pause before a spawner that died is started again.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -141,6 +144,8 @@ impl ShimRunner {
             watched: JoinSet::new(),
             waiting: Vec::new(),
             forgotten: BTreeSet::new(),
+            trashed: 1,
+            emptying: JoinSet::new(),
             group: JoinSet::new(),
         };
         let mut held = Vec::with_capacity(found.len());
@@ -273,6 +278,10 @@ struct Driver {
     watched: JoinSet<AttemptId>,
     waiting: Vec<(AttemptId, Ending)>,
     forgotten: BTreeSet<AttemptId>,
+    /// Attempts in the trash since it was emptied last.
+    trashed: usize,
+    /// Empties the trash, one at a time.
+    emptying: JoinSet<()>,
     group: JoinSet<Group>,
 }
 
@@ -300,6 +309,7 @@ impl Driver {
         } = spawner;
         let mut news = listen(receiver);
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+        let mut trash = tokio::time::interval(TRASH_PERIOD);
         loop {
             self.start_group();
             tokio::select! {
@@ -329,6 +339,8 @@ impl Driver {
                     Some(Command::Forget(ids)) => self.forgotten.extend(ids),
                     None => return,
                 },
+                Some(_) = self.emptying.join_next(), if !self.emptying.is_empty() => {}
+                _ = trash.tick() => self.empty_trash(),
                 _ = sweep.tick() => {
                     let ledger = Arc::clone(&self.ledger);
                     let swept = blocking(move || ledger.sweep(SystemTime::now())).await;
@@ -410,6 +422,10 @@ impl Driver {
         let count = self.waiting.len().min(MOST_GROUP);
         let waiting: Vec<_> = self.waiting.drain(..count).collect();
         let forgotten = std::mem::take(&mut self.forgotten);
+        self.trashed += forgotten.len();
+        if self.trashed > MOST_TRASH {
+            self.empty_trash();
+        }
         let ledger = Arc::clone(&self.ledger);
         self.group.spawn_blocking(move || {
             let mut ended = Vec::with_capacity(waiting.len());
@@ -450,6 +466,19 @@ impl Driver {
                 ended,
                 running,
                 failed,
+            }
+        });
+    }
+
+    fn empty_trash(&mut self) {
+        if self.trashed == 0 || !self.emptying.is_empty() {
+            return;
+        }
+        self.trashed = 0;
+        let ledger = Arc::clone(&self.ledger);
+        self.emptying.spawn_blocking(move || {
+            if let Err(error) = ledger.empty_trash() {
+                tracing::warn!(%error, "failed to remove forgotten attempts");
             }
         });
     }
