@@ -83,7 +83,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Ok(()) => {}
         // Whoever removed the readable token has a kubeconfig elsewhere.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "no kubeconfig written")
+            tracing::warn!(%error, "no kubeconfig written");
         }
         Err(error) => {
             return Err(error).with_context(|| format!("cannot write {}", kubeconfig.display()));
