@@ -20,6 +20,9 @@ struct Seen {
     status: JobStatus,
 }
 
+/// Node and UUID of a GPU.
+type Card<'a> = (&'a str, &'a str);
+
 /// What one change showed.
 #[derive(Debug, Default)]
 pub struct Observation {
@@ -39,7 +42,10 @@ impl Invariants {
         let phase = status.phase.unwrap_or_default();
         let mut fault = |text: String| found.faults.push(format!("{name}: {text}"));
         if status.phase.is_some() && derive(&status) != phase {
-            fault(format!("phase {phase:?} is not what is derived, {:?}", derive(&status)));
+            fault(format!(
+                "phase {phase:?} is not what is derived, {:?}",
+                derive(&status)
+            ));
         }
         let before = self.jobs.get(&uid);
         if let Some(before) = before {
@@ -48,7 +54,10 @@ impl Invariants {
                 fault(format!("moved from {old:?} to {phase:?}"));
             }
             if status.attempt < before.status.attempt {
-                fault(format!("attempt went from {} to {}", before.status.attempt, status.attempt));
+                fault(format!(
+                    "attempt went from {} to {}",
+                    before.status.attempt, status.attempt
+                ));
             }
             if let (Some(was), Some(is)) = (&before.status.binding, &status.binding)
                 && status.attempt == before.status.attempt
@@ -68,12 +77,13 @@ impl Invariants {
 
     /// Takes a deletion in.
     pub fn on_deleted(&mut self, job: &Job) {
-        self.jobs.remove(job.metadata.uid.as_deref().unwrap_or_default());
+        self.jobs
+            .remove(job.metadata.uid.as_deref().unwrap_or_default());
     }
 
     /// GPUs that are promised twice, or beyond what they have.
     fn over_promised(&self) -> Vec<String> {
-        let mut charges: BTreeMap<(&str, &str), Vec<(&Seen, u64, bool)>> = BTreeMap::new();
+        let mut charges: BTreeMap<Card<'_>, Vec<(&Seen, u64, bool)>> = BTreeMap::new();
         for seen in self.jobs.values() {
             let Some(binding) = &seen.status.binding else {
                 continue;
@@ -82,21 +92,33 @@ impl Invariants {
                 continue;
             }
             for gpu in &binding.gpus {
-                charges
-                    .entry((&binding.node_name, gpu))
-                    .or_default()
-                    .push((seen, binding.vram_bytes.unwrap_or(CARD_BYTES), binding.whole_gpus));
+                charges.entry((&binding.node_name, gpu)).or_default().push((
+                    seen,
+                    binding.vram_bytes.unwrap_or(CARD_BYTES),
+                    binding.whole_gpus,
+                ));
             }
         }
         let mut faults = Vec::new();
         for ((node, gpu), holders) in charges {
-            let names = || holders.iter().map(|(seen, ..)| seen.name.as_str()).collect::<Vec<_>>();
+            let names = || {
+                holders
+                    .iter()
+                    .map(|(seen, ..)| seen.name.as_str())
+                    .collect::<Vec<_>>()
+            };
             if holders.len() > 1 && holders.iter().any(|(_, _, whole)| *whole) {
-                faults.push(format!("{gpu} of {node} is a job's alone and shared by {:?}", names()));
+                faults.push(format!(
+                    "{gpu} of {node} is a job's alone and shared by {:?}",
+                    names()
+                ));
             }
             let bytes: u64 = holders.iter().map(|(_, bytes, _)| bytes).sum();
             if bytes > CARD_BYTES {
-                faults.push(format!("{gpu} of {node} is charged {bytes} bytes by {:?}", names()));
+                faults.push(format!(
+                    "{gpu} of {node} is charged {bytes} bytes by {:?}",
+                    names()
+                ));
             }
         }
         faults
@@ -104,7 +126,9 @@ impl Invariants {
 }
 
 fn describe(name: &str, status: &JobStatus) -> String {
-    let phase = status.phase.map_or("New".to_owned(), |phase: Phase| format!("{phase:?}"));
+    let phase = status
+        .phase
+        .map_or("New".to_owned(), |phase: Phase| format!("{phase:?}"));
     let place = status.binding.as_ref().map_or(String::new(), |binding| {
         format!(" {} {}", binding.node_name, binding.gpus.join(","))
     });

@@ -17,9 +17,7 @@ pub struct Kubectl {
 impl Kubectl {
     /// `None`, said loudly, where there is no `kubectl` of 1.28 or later.
     pub fn find(kubeconfig: &Path) -> Result<Option<Kubectl>> {
-        let home = tempfile::Builder::new()
-            .prefix("gctl-kubectl-")
-            .tempdir()?;
+        let home = tempfile::Builder::new().prefix("gctl-kubectl-").tempdir()?;
         let version = Command::new("kubectl")
             .args(["version", "--client", "-o", "json"])
             .env("HOME", home.path())
@@ -30,7 +28,10 @@ impl Kubectl {
             .and_then(|output| serde_json::from_slice::<serde_json::Value>(&output.stdout).ok())
             .and_then(|version| {
                 let minor = version["clientVersion"]["minor"].as_str()?;
-                minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok()
+                minor
+                    .trim_end_matches(|c: char| !c.is_ascii_digit())
+                    .parse::<u32>()
+                    .ok()
             });
         match minor {
             Some(minor) if minor >= OLDEST_MINOR => Ok(Some(Kubectl {

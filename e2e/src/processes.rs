@@ -14,7 +14,7 @@ use kube::api::{Api, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// How long any wait in a test may last before it is a failure; generous, because two cores serve every test at once.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A process of the control plane or of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +55,16 @@ pub fn binary(name: &str) -> PathBuf {
             let mut build = Command::new(env!("CARGO"));
             build
                 .args(["build", "--quiet", "--bins"])
-                .args(["-p", "apiserver", "-p", "controllers", "-p", "nodeagent", "-p", "gctl"])
+                .args([
+                    "-p",
+                    "apiserver",
+                    "-p",
+                    "controllers",
+                    "-p",
+                    "nodeagent",
+                    "-p",
+                    "gctl",
+                ])
                 .current_dir(env!("CARGO_MANIFEST_DIR"));
             if folder.ends_with("release") {
                 build.arg("--release");
@@ -172,7 +181,10 @@ impl Cluster {
                 return Ok(address);
             }
         }
-        bail!("the API server ended before it listened:\n{}", self.log(Role::Apiserver));
+        bail!(
+            "the API server ended before it listened:\n{}",
+            self.log(Role::Apiserver)
+        );
     }
 
     /// What a role has written to its standard error so far.

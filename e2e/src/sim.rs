@@ -115,8 +115,7 @@ impl Sim {
             admin_token: TOKEN.to_owned(),
         })
         .await?;
-        let transport =
-            Transport::new(server.router(), TOKEN, settings.seed, settings.faults)?;
+        let transport = Transport::new(server.router(), TOKEN, settings.seed, settings.faults)?;
         let client =
             Transport::new(server.router(), TOKEN, settings.seed, Faults::default())?.client();
         let record = Arc::<Mutex<Record>>::default();
@@ -124,7 +123,10 @@ impl Sim {
         let machines = (0..settings.nodes)
             .map(|index| Machine {
                 name: format!("node-{index}"),
-                runner: Arc::new(SimRunner::new(Arc::clone(&clock), settings.seed + index as u64)),
+                runner: Arc::new(SimRunner::new(
+                    Arc::clone(&clock),
+                    settings.seed + index as u64,
+                )),
                 boots: 0,
                 agent: None,
             })
@@ -265,8 +267,9 @@ impl Sim {
                 "not reached in {limit:?} of virtual time (seed {}):\n{}\n{}",
                 self.settings.seed,
                 jobs.iter()
-                    .map(|(name, job)| format!("{name}: {:?}\n", job.status))
-                    .collect::<String>(),
+                    .map(|(name, job)| format!("{name}: {:?}", job.status))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
                 self.trace().join("\n")
             );
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -296,7 +299,10 @@ impl Sim {
         for machine in &self.machines {
             for (id, starts) in machine.runner.starts() {
                 if starts > 1 {
-                    faults.push(format!("attempt {id} was started {starts} times on {}", machine.name));
+                    faults.push(format!(
+                        "attempt {id} was started {starts} times on {}",
+                        machine.name
+                    ));
                 }
             }
         }
@@ -304,7 +310,10 @@ impl Sim {
         for machine in &self.machines {
             for id in machine.runner.starts().into_keys() {
                 if let Some(other) = seen.insert(id.clone(), &machine.name) {
-                    faults.push(format!("attempt {id} ran on {other} and on {}", machine.name));
+                    faults.push(format!(
+                        "attempt {id} ran on {other} and on {}",
+                        machine.name
+                    ));
                 }
             }
         }
@@ -353,10 +362,21 @@ async fn witness(client: kube::Client, record: Arc<Mutex<Record>>, started: toki
             match event {
                 WatchEvent::Added(job) | WatchEvent::Modified(job) => {
                     version = job.metadata.resource_version.clone().unwrap_or(version);
-                    let Record { trace, invariants, faults } = &mut *record;
+                    let Record {
+                        trace,
+                        invariants,
+                        faults,
+                    } = &mut *record;
                     let seen = invariants.on_job(&job);
-                    faults.extend(seen.faults.into_iter().map(|fault| format!("{now:?} {fault}")));
-                    trace.extend(seen.line.map(|line| format!("{:>8} ms {line}", now.as_millis())));
+                    faults.extend(
+                        seen.faults
+                            .into_iter()
+                            .map(|fault| format!("{now:?} {fault}")),
+                    );
+                    trace.extend(
+                        seen.line
+                            .map(|line| format!("{:>8} ms {line}", now.as_millis())),
+                    );
                 }
                 WatchEvent::Deleted(job) => {
                     version = job.metadata.resource_version.clone().unwrap_or(version);

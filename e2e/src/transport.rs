@@ -57,7 +57,12 @@ enum Fate {
 
 impl Transport {
     /// A transport that carries the token with each request and draws its faults from the seed.
-    pub fn new(router: axum::Router, token: &str, seed: u64, faults: Faults) -> anyhow::Result<Self> {
+    pub fn new(
+        router: axum::Router,
+        token: &str,
+        seed: u64,
+        faults: Faults,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             router,
             token: HeaderValue::from_str(&format!("Bearer {token}"))?,
@@ -112,11 +117,16 @@ impl Service<Request<kube::client::Body>> for Transport {
     }
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
-        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
+        let is_watch = request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch="));
         let fate = self.fate(is_watch);
         let router = self.router.clone();
         let mut request = request.map(axum::body::Body::new);
-        request.headers_mut().insert(header::AUTHORIZATION, self.token.clone());
+        request
+            .headers_mut()
+            .insert(header::AUTHORIZATION, self.token.clone());
         Box::pin(async move {
             match fate {
                 Fate::LostRequest => return Err(NetworkError("the request was lost")),

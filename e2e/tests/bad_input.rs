@@ -44,13 +44,20 @@ impl Server {
 
     async fn post(&self, body: &Value) -> Result<(StatusCode, Value)> {
         let strict = format!("{JOBS}?fieldValidation=Strict");
-        self.send(Method::POST, &strict, "application/json", serde_json::to_vec(body)?)
-            .await
+        self.send(
+            Method::POST,
+            &strict,
+            "application/json",
+            serde_json::to_vec(body)?,
+        )
+        .await
     }
 
     /// The number of the last change: equal before and after what must have no effect.
     async fn revision(&self) -> Result<String> {
-        let (_, list) = self.send(Method::GET, JOBS, "application/json", Vec::new()).await?;
+        let (_, list) = self
+            .send(Method::GET, JOBS, "application/json", Vec::new())
+            .await?;
         Ok(list["metadata"]["resourceVersion"]
             .as_str()
             .context("a list has a resourceVersion")?
@@ -81,9 +88,13 @@ async fn bad_bodies_are_refused_with_a_status_and_change_nothing() -> Result<()>
     let yaml = "application/yaml";
     let json_type = "application/json";
 
-    let found = server.send(Method::POST, JOBS, yaml, b"a: [1, 2".to_vec()).await?;
+    let found = server
+        .send(Method::POST, JOBS, yaml, b"a: [1, 2".to_vec())
+        .await?;
     assert_status(&found, 400, "BadRequest", "");
-    let found = server.send(Method::POST, JOBS, json_type, b"{\"a\":".to_vec()).await?;
+    let found = server
+        .send(Method::POST, JOBS, json_type, b"{\"a\":".to_vec())
+        .await?;
     assert_status(&found, 400, "BadRequest", "");
 
     let mut unknown = job("x");
@@ -106,11 +117,19 @@ async fn bad_bodies_are_refused_with_a_status_and_change_nothing() -> Result<()>
     assert_status(&found, 413, "RequestEntityTooLarge", "limit is 3145728");
 
     for (content_type, nested) in [
-        (json_type, format!("{}{}", "[".repeat(1000), "]".repeat(1000))),
+        (
+            json_type,
+            format!("{}{}", "[".repeat(1000), "]".repeat(1000)),
+        ),
         (yaml, format!("{}{}", "[".repeat(1000), "]".repeat(1000))),
-        (json_type, format!("{}1{}", r#"{"a":"#.repeat(1000), "}".repeat(1000))),
+        (
+            json_type,
+            format!("{}1{}", r#"{"a":"#.repeat(1000), "}".repeat(1000)),
+        ),
     ] {
-        let found = server.send(Method::POST, JOBS, content_type, nested.into_bytes()).await?;
+        let found = server
+            .send(Method::POST, JOBS, content_type, nested.into_bytes())
+            .await?;
         assert_status(&found, 400, "BadRequest", "");
     }
 
@@ -119,13 +138,22 @@ async fn bad_bodies_are_refused_with_a_status_and_change_nothing() -> Result<()>
         let inner = vec![format!("*a{}", level - 1); 10].join(", ");
         bomb.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
     }
-    let found = server.send(Method::POST, JOBS, yaml, bomb.into_bytes()).await?;
+    let found = server
+        .send(Method::POST, JOBS, yaml, bomb.into_bytes())
+        .await?;
     assert_status(&found, 400, "BadRequest", "");
 
     let twice = br#"{"apiVersion":"gctl.dev/v1","kind":"Job","metadata":{"name":"x"},"spec":{"command":["a"],"command":["b"]}}"#;
     let strict = format!("{JOBS}?fieldValidation=Strict");
-    let found = server.send(Method::POST, &strict, json_type, twice.to_vec()).await?;
-    assert_status(&found, 400, "BadRequest", r#"duplicate field "spec.command""#);
+    let found = server
+        .send(Method::POST, &strict, json_type, twice.to_vec())
+        .await?;
+    assert_status(
+        &found,
+        400,
+        "BadRequest",
+        r#"duplicate field "spec.command""#,
+    );
 
     assert_eq!(server.revision().await?, before, "nothing happened");
     Ok(())
@@ -137,10 +165,20 @@ async fn bad_queries_and_stale_versions_are_refused() -> Result<()> {
     assert_eq!(server.post(&job("x")).await?.0, StatusCode::CREATED);
     let get = async |query: &str| {
         server
-            .send(Method::GET, &format!("{JOBS}{query}"), "application/json", Vec::new())
+            .send(
+                Method::GET,
+                &format!("{JOBS}{query}"),
+                "application/json",
+                Vec::new(),
+            )
             .await
     };
-    assert_status(&get("?labelSelector=a%20in").await?, 400, "BadRequest", "unable to parse requirement");
+    assert_status(
+        &get("?labelSelector=a%20in").await?,
+        400,
+        "BadRequest",
+        "unable to parse requirement",
+    );
     assert_status(
         &get("?fieldSelector=spec.color%3Dred").await?,
         400,
@@ -149,21 +187,47 @@ async fn bad_queries_and_stale_versions_are_refused() -> Result<()> {
     );
     assert_status(&get("?limit=many").await?, 400, "BadRequest", "");
     assert_status(&get("?resourceVersion=abc").await?, 400, "BadRequest", "");
-    assert_status(&get("?continue=nonsense").await?, 400, "BadRequest", "continue key is not valid");
-    assert_status(&get("/absent").await?, 404, "NotFound", r#"jobs.gctl.dev "absent" not found"#);
+    assert_status(
+        &get("?continue=nonsense").await?,
+        400,
+        "BadRequest",
+        "continue key is not valid",
+    );
+    assert_status(
+        &get("/absent").await?,
+        404,
+        "NotFound",
+        r#"jobs.gctl.dev "absent" not found"#,
+    );
 
-    assert_status(&server.post(&job("x")).await?, 409, "AlreadyExists", "already exists");
+    assert_status(
+        &server.post(&job("x")).await?,
+        409,
+        "AlreadyExists",
+        "already exists",
+    );
     let (_, mut read) = get("/x").await?;
     let path = format!("{JOBS}/x");
     read["spec"]["priority"] = json!(1);
     let put = serde_json::to_vec(&read)?;
     let json_type = "application/json";
-    assert_eq!(server.send(Method::PUT, &path, json_type, put.clone()).await?.0, StatusCode::OK);
+    assert_eq!(
+        server
+            .send(Method::PUT, &path, json_type, put.clone())
+            .await?
+            .0,
+        StatusCode::OK
+    );
     read["spec"]["priority"] = json!(2);
-    let stale = server.send(Method::PUT, &path, json_type, serde_json::to_vec(&read)?).await?;
+    let stale = server
+        .send(Method::PUT, &path, json_type, serde_json::to_vec(&read)?)
+        .await?;
     assert_status(&stale, 409, "Conflict", "the object has been modified");
     let (_, stored) = get("/x").await?;
-    assert_eq!(stored["spec"]["priority"], 1, "the stale write changed nothing");
+    assert_eq!(
+        stored["spec"]["priority"], 1,
+        "the stale write changed nothing"
+    );
     Ok(())
 }
 
@@ -181,7 +245,9 @@ async fn a_wrong_token_is_refused() -> Result<()> {
     };
     let found = intruder.post(&job("x")).await?;
     assert_status(&found, 401, "Unauthorized", "Unauthorized");
-    let found = intruder.send(Method::GET, JOBS, "application/json", Vec::new()).await?;
+    let found = intruder
+        .send(Method::GET, JOBS, "application/json", Vec::new())
+        .await?;
     assert_status(&found, 401, "Unauthorized", "Unauthorized");
     Ok(())
 }

@@ -93,21 +93,36 @@ async fn round(seed: u64, victims: &[Role]) -> Result<()> {
         .await?;
         let status = ended.status.context("an ended job has a status")?;
         let code = i32::try_from(index % 5)?;
-        assert_eq!(status.exit_code, Some(code), "{name} (seed {seed}): {status:?}");
-        let wanted = if code == 0 { Phase::Succeeded } else { Phase::Failed };
-        assert_eq!(status.phase, Some(wanted), "{name} (seed {seed}): {status:?}");
+        assert_eq!(
+            status.exit_code,
+            Some(code),
+            "{name} (seed {seed}): {status:?}"
+        );
+        let wanted = if code == 0 {
+            Phase::Succeeded
+        } else {
+            Phase::Failed
+        };
+        assert_eq!(
+            status.phase,
+            Some(wanted),
+            "{name} (seed {seed}): {status:?}"
+        );
         assert_eq!(
             fs::read_to_string(notes.join(index.to_string()))?,
             "run\n",
             "{name} ran other than once (seed {seed})"
         );
-        let lines: String = (1..=LINES).map(|n| format!("line {n} of {index}\n")).collect();
-        await_log(&client, &name, &lines).await?;
+        let lines: Vec<String> = (1..=LINES)
+            .map(|n| format!("line {n} of {index}\n"))
+            .collect();
+        await_log(&client, &name, &lines.concat()).await?;
     }
     let left = api.list(&ListParams::default()).await?.items.len();
     assert_eq!(left, JOBS, "an acknowledged job was lost (seed {seed})");
     for index in 0..JOBS {
-        api.delete(&format!("job-{index}"), &DeleteParams::default()).await?;
+        api.delete(&format!("job-{index}"), &DeleteParams::default())
+            .await?;
     }
     Ok(())
 }
@@ -122,7 +137,10 @@ async fn await_log(client: &kube::Client, name: &str, wanted: &str) -> Result<()
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    ensure!(found == wanted, "the log of {name} is not complete:\n{found}");
+    ensure!(
+        found == wanted,
+        "the log of {name} is not complete:\n{found}"
+    );
     Ok(())
 }
 
@@ -155,8 +173,14 @@ async fn revisions_go_on_after_the_server_was_killed() -> Result<()> {
     let notes = cluster.dir().to_path_buf();
     let mut acknowledged = BTreeMap::new();
     for index in 0..30 {
-        let created = api.create(&PostParams::default(), &job(index, &notes)?).await?;
-        let revision: u64 = created.metadata.resource_version.context("a version")?.parse()?;
+        let created = api
+            .create(&PostParams::default(), &job(index, &notes)?)
+            .await?;
+        let revision: u64 = created
+            .metadata
+            .resource_version
+            .context("a version")?
+            .parse()?;
         acknowledged.insert(format!("job-{index}"), revision);
         if index % 10 == 9 {
             cluster.kill(Role::Apiserver)?;
@@ -172,7 +196,12 @@ async fn revisions_go_on_after_the_server_was_killed() -> Result<()> {
     let found: BTreeMap<String, u64> = stored
         .items
         .into_iter()
-        .filter_map(|job| Some((job.metadata.name?, job.metadata.resource_version?.parse().ok()?)))
+        .filter_map(|job| {
+            Some((
+                job.metadata.name?,
+                job.metadata.resource_version?.parse().ok()?,
+            ))
+        })
         .collect();
     assert_eq!(found, acknowledged);
     Ok(())

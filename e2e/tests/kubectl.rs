@@ -70,38 +70,70 @@ fn a_job_is_applied_watched_read_changed_and_deleted() -> Result<()> {
         return Ok(());
     };
     let file = write(&cluster, "hello.yaml", HELLO)?;
-    assert_eq!(kubectl.run(&["apply", "-f", &file])?.trim(), "job.gctl.dev/hello created");
+    assert_eq!(
+        kubectl.run(&["apply", "-f", &file])?.trim(),
+        "job.gctl.dev/hello created"
+    );
     kubectl.run(&[
         "wait",
         "--for=jsonpath={.status.phase}=Succeeded",
         "job/hello",
         "--timeout=60s",
     ])?;
-    assert_eq!(kubectl.run(&["apply", "-f", &file])?.trim(), "job.gctl.dev/hello unchanged");
+    assert_eq!(
+        kubectl.run(&["apply", "-f", &file])?.trim(),
+        "job.gctl.dev/hello unchanged"
+    );
 
     let table = kubectl.run(&["get", "jobs"])?;
     let mut lines = table.lines();
     let header = lines.next().context("a header")?;
-    assert!(header.starts_with("NAME") && header.contains("PHASE"), "{table}");
+    assert!(
+        header.starts_with("NAME") && header.contains("PHASE"),
+        "{table}"
+    );
     let row = lines.next().context("a row")?;
-    assert!(row.starts_with("hello") && row.contains("Succeeded"), "{table}");
+    assert!(
+        row.starts_with("hello") && row.contains("Succeeded"),
+        "{table}"
+    );
 
     let yaml = kubectl.run(&["get", "job", "hello", "-o", "yaml"])?;
     let object: serde_yaml::Value = serde_yaml::from_str(&yaml)?;
     assert_eq!(object["status"]["exitCode"], 0, "{yaml}");
 
     let described = kubectl.run(&["describe", "job", "hello"])?;
-    assert!(described.contains("Phase:") && described.contains("Succeeded"), "{described}");
+    assert!(
+        described.contains("Phase:") && described.contains("Succeeded"),
+        "{described}"
+    );
 
-    assert!(kubectl.run(&["label", "job", "hello", "team=vision"])?.contains("labeled"));
-    assert!(kubectl.run(&["get", "jobs", "-l", "team=vision", "-o", "name"])?.contains("hello"));
-    assert!(kubectl.run(&["get", "jobs", "-l", "team!=vision", "-o", "name"])?.trim().is_empty());
+    assert!(
+        kubectl
+            .run(&["label", "job", "hello", "team=vision"])?
+            .contains("labeled")
+    );
+    assert!(
+        kubectl
+            .run(&["get", "jobs", "-l", "team=vision", "-o", "name"])?
+            .contains("hello")
+    );
+    assert!(
+        kubectl
+            .run(&["get", "jobs", "-l", "team!=vision", "-o", "name"])?
+            .trim()
+            .is_empty()
+    );
     let patch = r#"{"spec":{"priority":7}}"#;
     kubectl.run(&["patch", "job", "hello", "--type=merge", "-p", patch])?;
     let priority = kubectl.run(&["get", "job", "hello", "-o", "jsonpath={.spec.priority}"])?;
     assert_eq!(priority, "7");
 
-    assert!(kubectl.run(&["delete", "job", "hello"])?.contains("deleted"));
+    assert!(
+        kubectl
+            .run(&["delete", "job", "hello"])?
+            .contains("deleted")
+    );
     let gone = kubectl.fail(&["get", "job", "hello"])?;
     assert_eq!(
         gone.trim(),
@@ -131,7 +163,11 @@ fn a_watch_shows_a_job_from_pending_to_its_end() -> Result<()> {
         .command(&["create", "-f", "-"])
         .stdin(Stdio::piped())
         .spawn()?;
-    create.stdin.take().context("stdin is piped")?.write_all(HELLO.as_bytes())?;
+    create
+        .stdin
+        .take()
+        .context("stdin is piped")?
+        .write_all(HELLO.as_bytes())?;
     assert!(create.wait()?.success());
     let mut seen = String::new();
     for line in BufReader::new(stdout).lines() {
@@ -156,18 +192,36 @@ fn what_there_is_can_be_discovered_and_explained() -> Result<()> {
         return Ok(());
     };
     let resources = kubectl.run(&["api-resources"])?;
-    for kind in ["Job", "Node", "Queue", "Profile", "Namespace", "Lease", "CustomResourceDefinition"] {
+    for kind in [
+        "Job",
+        "Node",
+        "Queue",
+        "Profile",
+        "Namespace",
+        "Lease",
+        "CustomResourceDefinition",
+    ] {
         assert!(
-            resources.lines().any(|line| line.ends_with(&format!(" {kind}"))),
+            resources
+                .lines()
+                .any(|line| line.ends_with(&format!(" {kind}"))),
             "{kind} is missing in\n{resources}"
         );
     }
     let text = kubectl.run(&["explain", "job.spec.resources"])?;
     assert!(text.contains("vram") && text.contains("gpus"), "{text}");
-    assert!(kubectl.run(&["get", "crd", "-o", "name"])?.contains("jobs.gctl.dev"));
+    assert!(
+        kubectl
+            .run(&["get", "crd", "-o", "name"])?
+            .contains("jobs.gctl.dev")
+    );
     assert!(kubectl.run(&["get", "nodes"])?.contains("node-a"));
     assert!(kubectl.run(&["version"])?.contains("v1.32"));
-    assert!(kubectl.run(&["auth", "can-i", "create", "jobs"])?.contains("yes"));
+    assert!(
+        kubectl
+            .run(&["auth", "can-i", "create", "jobs"])?
+            .contains("yes")
+    );
     kubectl.run(&["create", "namespace", "team"])?;
     assert!(kubectl.run(&["get", "ns", "team", "-o", "jsonpath={.status.phase}"])? == "Active");
     kubectl.run(&["delete", "namespace", "team", "--timeout=60s"])?;
@@ -184,13 +238,27 @@ fn a_kind_of_the_users_own_is_served_at_once() -> Result<()> {
     let (definition, object) = WIDGETS.split_once("\n---\n").context("two documents")?;
     kubectl.run(&["apply", "-f", &write(&cluster, "crd.yaml", definition)?])?;
     kubectl.run(&["apply", "-f", &write(&cluster, "widget.yaml", object)?])?;
-    assert!(kubectl.run(&["apply", "-f", &file])?.contains("widget.example.org/first unchanged"));
-    assert_eq!(kubectl.run(&["get", "wd", "first", "-o", "jsonpath={.spec.color}"])?, "green");
-    assert!(kubectl.run(&["explain", "widget.spec.size"])?.contains("Width in millimetres."));
+    assert!(
+        kubectl
+            .run(&["apply", "-f", &file])?
+            .contains("widget.example.org/first unchanged")
+    );
+    assert_eq!(
+        kubectl.run(&["get", "wd", "first", "-o", "jsonpath={.spec.color}"])?,
+        "green"
+    );
+    assert!(
+        kubectl
+            .run(&["explain", "widget.spec.size"])?
+            .contains("Width in millimetres.")
+    );
     let bad = write(&cluster, "bad.yaml", &object.replace("size: 3", "size: 0"))?;
     let refusal = kubectl.fail(&["apply", "-f", &bad])?;
     assert!(refusal.contains("spec.size: Invalid value: 0"), "{refusal}");
-    assert_eq!(kubectl.run(&["get", "wd", "first", "-o", "jsonpath={.spec.size}"])?, "3");
+    assert_eq!(
+        kubectl.run(&["get", "wd", "first", "-o", "jsonpath={.spec.size}"])?,
+        "3"
+    );
     kubectl.run(&["delete", "crd", "widgets.example.org", "--timeout=60s"])?;
     // Which of the two depends on how old kubectl's own cache of names is.
     let gone = kubectl.fail(&["get", "widgets.example.org"])?;
@@ -209,10 +277,18 @@ fn a_wrong_field_is_refused_by_name() -> Result<()> {
     };
     let unknown = HELLO.replace("spec:\n", "spec:\n  colour: red\n");
     let refusal = kubectl.fail(&["create", "-f", &write(&cluster, "unknown.yaml", &unknown)?])?;
-    assert!(refusal.contains(r#"unknown field "spec.colour""#), "{refusal}");
+    assert!(
+        refusal.contains(r#"unknown field "spec.colour""#),
+        "{refusal}"
+    );
     let wrong = HELLO.replace("spec:\n", "spec:\n  priority: high\n");
     let refusal = kubectl.fail(&["create", "-f", &write(&cluster, "wrong.yaml", &wrong)?])?;
     assert!(refusal.contains("spec.priority"), "{refusal}");
-    assert!(kubectl.run(&["get", "jobs", "-o", "name"])?.trim().is_empty());
+    assert!(
+        kubectl
+            .run(&["get", "jobs", "-o", "name"])?
+            .trim()
+            .is_empty()
+    );
     Ok(())
 }

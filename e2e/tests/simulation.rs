@@ -55,8 +55,16 @@ fn assert_exits(jobs: &std::collections::BTreeMap<String, crds::Job>) {
             continue;
         };
         let status = job.status.as_ref().expect("an ended job has a status");
-        assert_eq!(status.exit_code.map(|code| code.to_string()).as_deref(), Some(code), "{name}");
-        let wanted = if code == "0" { Phase::Succeeded } else { Phase::Failed };
+        assert_eq!(
+            status.exit_code.map(|code| code.to_string()).as_deref(),
+            Some(code),
+            "{name}"
+        );
+        let wanted = if code == "0" {
+            Phase::Succeeded
+        } else {
+            Phase::Failed
+        };
         assert_eq!(status.phase, Some(wanted), "{name}");
         assert_eq!(status.attempt, 1, "{name} needed one attempt");
     }
@@ -65,10 +73,13 @@ fn assert_exits(jobs: &std::collections::BTreeMap<String, crds::Job>) {
 #[tokio::test(start_paused = true)]
 async fn a_job_runs_and_its_end_is_recorded() -> Result<()> {
     let sim = Sim::start(Settings::default()).await?;
-    sim.submit("train", json!({
-        "command": ["sim", "print=hello", "sleep=5", "exit=3"],
-        "resources": {"vram": "10Gi"},
-    }))
+    sim.submit(
+        "train",
+        json!({
+            "command": ["sim", "print=hello", "sleep=5", "exit=3"],
+            "resources": {"vram": "10Gi"},
+        }),
+    )
     .await?;
     let jobs = sim.run_until_all_ended(LIMIT).await?;
     let status = jobs["train"].status.as_ref().context("a status")?;
@@ -85,21 +96,37 @@ async fn a_job_runs_and_its_end_is_recorded() -> Result<()> {
 async fn the_same_seed_gives_the_same_trace() -> Result<()> {
     let mut traces = Vec::new();
     for _ in 0..2 {
-        let sim = Sim::start(Settings { seed: 7, nodes: 2, faults: ROUGH, ..Settings::default() }).await?;
+        let sim = Sim::start(Settings {
+            seed: 7,
+            nodes: 2,
+            faults: ROUGH,
+            ..Settings::default()
+        })
+        .await?;
         submit_mixture(&sim, 7, 20).await?;
         sim.run_until_all_ended(LIMIT).await?;
         sim.check()?;
         traces.push(sim.trace());
     }
     assert_eq!(traces[0], traces[1]);
-    assert!(traces[0].len() >= 80, "each job is seen through its life: {}", traces[0].len());
+    assert!(
+        traces[0].len() >= 80,
+        "each job is seen through its life: {}",
+        traces[0].len()
+    );
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_lost_or_run_twice_over_a_bad_network() -> Result<()> {
     for seed in 1..=4 {
-        let sim = Sim::start(Settings { seed, nodes: 3, faults: ROUGH, ..Settings::default() }).await?;
+        let sim = Sim::start(Settings {
+            seed,
+            nodes: 3,
+            faults: ROUGH,
+            ..Settings::default()
+        })
+        .await?;
         submit_mixture(&sim, seed, 30).await?;
         let jobs = sim.run_until_all_ended(LIMIT).await?;
         assert_exits(&jobs);
@@ -112,7 +139,13 @@ async fn nothing_is_lost_or_run_twice_over_a_bad_network() -> Result<()> {
 async fn nothing_is_lost_or_run_twice_when_anything_crashes_at_any_time() -> Result<()> {
     for seed in 11..=14 {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut sim = Sim::start(Settings { seed, nodes: 2, faults: ROUGH, ..Settings::default() }).await?;
+        let mut sim = Sim::start(Settings {
+            seed,
+            nodes: 2,
+            faults: ROUGH,
+            ..Settings::default()
+        })
+        .await?;
         submit_mixture(&sim, seed, 24).await?;
         for _ in 0..15 {
             tokio::time::sleep(Duration::from_millis(random.random_range(1..4000))).await;
@@ -138,19 +171,31 @@ async fn nothing_is_lost_or_run_twice_when_anything_crashes_at_any_time() -> Res
 
 #[tokio::test(start_paused = true)]
 async fn jobs_share_a_gpu_as_far_as_their_vram_fits_and_the_rest_wait_with_numbers() -> Result<()> {
-    let sim = Sim::start(Settings { gpus: "1x24Gi", ..Settings::default() }).await?;
+    let sim = Sim::start(Settings {
+        gpus: "1x24Gi",
+        ..Settings::default()
+    })
+    .await?;
     for name in ["one", "two", "three"] {
-        sim.submit(name, json!({
-            "command": ["sim", "sleep=60"],
-            "resources": {"vram": "10Gi", "cpu": "500m"},
-        }))
+        sim.submit(
+            name,
+            json!({
+                "command": ["sim", "sleep=60"],
+                "resources": {"vram": "10Gi", "cpu": "500m"},
+            }),
+        )
         .await?;
     }
     let jobs = sim
         .run_until(LIMIT, |jobs| {
-            jobs.values().filter(|job| phase(job) == Phase::Running).count() == 2
+            jobs.values()
+                .filter(|job| phase(job) == Phase::Running)
+                .count()
+                == 2
                 && jobs.values().any(|job| {
-                    job.status.as_ref().is_some_and(|status| status.waiting.is_some())
+                    job.status
+                        .as_ref()
+                        .is_some_and(|status| status.waiting.is_some())
                 })
         })
         .await?;
@@ -160,20 +205,33 @@ async fn jobs_share_a_gpu_as_far_as_their_vram_fits_and_the_rest_wait_with_numbe
         .context("one job waits")?;
     assert_eq!(waiting.reason, "InsufficientVram", "{waiting:?}");
     let message = waiting.message.unwrap_or_default();
-    assert!(message.contains("10") && message.contains("GiB"), "numbers are missing: {message}");
+    assert!(
+        message.contains("10") && message.contains("GiB"),
+        "numbers are missing: {message}"
+    );
     let jobs = sim.run_until_all_ended(LIMIT).await?;
     assert!(jobs.values().all(|job| phase(job) == Phase::Succeeded));
-    assert!(sim.elapsed() >= Duration::from_secs(120), "the third ran after the first two");
+    assert!(
+        sim.elapsed() >= Duration::from_secs(120),
+        "the third ran after the first two"
+    );
     sim.check()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_no_node_could_ever_run_is_infeasible_with_the_reason() -> Result<()> {
     let sim = Sim::start(Settings::default()).await?;
-    sim.submit("big", json!({"command": ["sim"], "resources": {"vram": "80Gi"}})).await?;
+    sim.submit(
+        "big",
+        json!({"command": ["sim"], "resources": {"vram": "80Gi"}}),
+    )
+    .await?;
     let jobs = sim.run_until_all_ended(LIMIT).await?;
     assert_eq!(phase(&jobs["big"]), Phase::Infeasible);
-    let message = jobs["big"].status.as_ref().and_then(|status| status.message.clone());
+    let message = jobs["big"]
+        .status
+        .as_ref()
+        .and_then(|status| status.message.clone());
     let message = message.unwrap_or_default();
     assert!(message.contains("23.5 of 80.0 GiB"), "{message}");
     sim.check()
@@ -181,11 +239,16 @@ async fn what_no_node_could_ever_run_is_infeasible_with_the_reason() -> Result<(
 
 #[tokio::test(start_paused = true)]
 async fn higher_priority_goes_first_and_equals_go_in_order_of_submission() -> Result<()> {
-    let sim = Sim::start(Settings { gpus: "1x24Gi", ..Settings::default() }).await?;
+    let sim = Sim::start(Settings {
+        gpus: "1x24Gi",
+        ..Settings::default()
+    })
+    .await?;
     let whole = json!({"gpus": 1});
     let spec = |priority: i32| json!({"command": ["sim", "sleep=10"], "resources": whole, "priority": priority});
     sim.submit("first", spec(0)).await?;
-    sim.run_until(LIMIT, |jobs| phase(&jobs["first"]) == Phase::Running).await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["first"]) == Phase::Running)
+        .await?;
     for (name, priority) in [("low", 0), ("low-later", 0), ("high", 5)] {
         sim.submit(name, spec(priority)).await?;
         // Submission times are told apart by the clock.
@@ -212,25 +275,54 @@ async fn cancel_deletion_and_deadlines_stop_a_job_and_say_why() -> Result<()> {
         } else {
             json!(["sim", "sleep=3000"])
         };
-        sim.submit(name, json!({"command": words, "resources": cpu, "terminationGracePeriodSeconds": 7})).await?;
+        sim.submit(
+            name,
+            json!({"command": words, "resources": cpu, "terminationGracePeriodSeconds": 7}),
+        )
+        .await?;
     }
-    sim.submit("late", json!({"command": ["sim", "sleep=3000"], "resources": cpu, "activeDeadlineSeconds": 20})).await?;
-    sim.submit("waits", json!({"command": ["sim"], "nodeSelector": {"zone": "none"}, "pendingDeadlineSeconds": 30})).await?;
+    sim.submit(
+        "late",
+        json!({"command": ["sim", "sleep=3000"], "resources": cpu, "activeDeadlineSeconds": 20}),
+    )
+    .await?;
+    sim.submit(
+        "waits",
+        json!({"command": ["sim"], "nodeSelector": {"zone": "none"}, "pendingDeadlineSeconds": 30}),
+    )
+    .await?;
     sim.run_until(LIMIT, |jobs| {
-        jobs.iter().all(|(name, job)| name == "waits" || phase(job) == Phase::Running)
+        jobs.iter()
+            .all(|(name, job)| name == "waits" || phase(job) == Phase::Running)
     })
     .await?;
     let cancel = Patch::Merge(json!({"spec": {"cancel": true}}));
     for name in ["cancelled", "stubborn"] {
-        sim.jobs().patch(name, &PatchParams::default(), &cancel).await?;
+        sim.jobs()
+            .patch(name, &PatchParams::default(), &cancel)
+            .await?;
     }
-    sim.jobs().delete("deleted", &DeleteParams::default()).await?;
+    sim.jobs()
+        .delete("deleted", &DeleteParams::default())
+        .await?;
     let jobs = sim.run_until_all_ended(LIMIT).await?;
     assert!(!jobs.contains_key("deleted"), "a stopped job is let go");
     assert_eq!(phase(&jobs["cancelled"]), Phase::Cancelled);
-    assert_eq!(jobs["cancelled"].status.as_ref().and_then(|status| status.signal), Some(15));
+    assert_eq!(
+        jobs["cancelled"]
+            .status
+            .as_ref()
+            .and_then(|status| status.signal),
+        Some(15)
+    );
     assert_eq!(phase(&jobs["stubborn"]), Phase::Cancelled);
-    assert_eq!(jobs["stubborn"].status.as_ref().and_then(|status| status.signal), Some(9));
+    assert_eq!(
+        jobs["stubborn"]
+            .status
+            .as_ref()
+            .and_then(|status| status.signal),
+        Some(9)
+    );
     assert_eq!(phase(&jobs["late"]), Phase::TimedOut);
     assert_eq!(phase(&jobs["waits"]), Phase::TimedOut);
     sim.check()
@@ -238,23 +330,38 @@ async fn cancel_deletion_and_deadlines_stop_a_job_and_say_why() -> Result<()> {
 
 #[tokio::test(start_paused = true)]
 async fn an_array_runs_each_index_once_and_keeps_its_parallelism() -> Result<()> {
-    let mut sim = Sim::start(Settings { faults: ROUGH, ..Settings::default() }).await?;
-    sim.submit("sweep", json!({
-        "command": ["sim", "print=part {i}", "sleep=5"],
-        "resources": {"cpu": "100m"},
-        "array": {"count": 12, "parallelism": 4},
-    }))
+    let mut sim = Sim::start(Settings {
+        faults: ROUGH,
+        ..Settings::default()
+    })
+    .await?;
+    sim.submit(
+        "sweep",
+        json!({
+            "command": ["sim", "print=part {i}", "sleep=5"],
+            "resources": {"cpu": "100m"},
+            "array": {"count": 12, "parallelism": 4},
+        }),
+    )
     .await?;
     for _ in 0..6 {
         tokio::time::sleep(Duration::from_secs(2)).await;
         sim.crash_controllers();
         sim.start_controllers();
     }
-    let jobs = sim.run_until(LIMIT, |jobs| phase(&jobs["sweep"]).is_terminal()).await?;
+    let jobs = sim
+        .run_until(LIMIT, |jobs| phase(&jobs["sweep"]).is_terminal())
+        .await?;
     assert_eq!(phase(&jobs["sweep"]), Phase::Succeeded);
-    let tallies = jobs["sweep"].status.as_ref().and_then(|status| status.array.clone());
+    let tallies = jobs["sweep"]
+        .status
+        .as_ref()
+        .and_then(|status| status.array.clone());
     let tallies = tallies.context("tallies")?;
-    assert_eq!((tallies.total, tallies.succeeded, tallies.failed), (12, 12, 0));
+    assert_eq!(
+        (tallies.total, tallies.succeeded, tallies.failed),
+        (12, 12, 0)
+    );
     assert_eq!(tallies.finished, "0-11");
     let mut running = 0_i32;
     for line in sim.trace().iter().filter(|line| line.contains("sweep-")) {
@@ -263,7 +370,11 @@ async fn an_array_runs_each_index_once_and_keeps_its_parallelism() -> Result<()>
         } else if line.contains(" Succeeded ") {
             running -= 1;
         }
-        assert!(running <= 4, "more than its parallelism ran:\n{}", sim.trace().join("\n"));
+        assert!(
+            running <= 4,
+            "more than its parallelism ran:\n{}",
+            sim.trace().join("\n")
+        );
     }
     for index in 0..12 {
         let starts = sim
@@ -279,17 +390,34 @@ async fn an_array_runs_each_index_once_and_keeps_its_parallelism() -> Result<()>
 #[tokio::test(start_paused = true)]
 async fn a_silent_node_makes_its_jobs_unknown_and_nothing_is_killed() -> Result<()> {
     let mut sim = Sim::start(Settings::default()).await?;
-    sim.submit("long", json!({"command": ["sim", "sleep=300"], "resources": {"gpus": 1}})).await?;
-    sim.run_until(LIMIT, |jobs| phase(&jobs["long"]) == Phase::Running).await?;
+    sim.submit(
+        "long",
+        json!({"command": ["sim", "sleep=300"], "resources": {"gpus": 1}}),
+    )
+    .await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["long"]) == Phase::Running)
+        .await?;
     sim.crash_agent(0);
-    sim.run_until(LIMIT, |jobs| phase(&jobs["long"]) == Phase::Unknown).await?;
-    sim.submit("next", json!({"command": ["sim"], "resources": {"gpus": 1}})).await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["long"]) == Phase::Unknown)
+        .await?;
+    sim.submit(
+        "next",
+        json!({"command": ["sim"], "resources": {"gpus": 1}}),
+    )
+    .await?;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(phase(&sim.list().await?["next"]), Phase::Pending, "a silent node takes nothing new");
+    assert_eq!(
+        phase(&sim.list().await?["next"]),
+        Phase::Pending,
+        "a silent node takes nothing new"
+    );
     sim.start_agent(0)?;
     let jobs = sim.run_until_all_ended(LIMIT).await?;
     assert_eq!(phase(&jobs["long"]), Phase::Succeeded);
-    assert_eq!(jobs["long"].status.as_ref().map(|status| status.attempt), Some(1));
+    assert_eq!(
+        jobs["long"].status.as_ref().map(|status| status.attempt),
+        Some(1)
+    );
     assert_eq!(phase(&jobs["next"]), Phase::Succeeded);
     sim.check()
 }
@@ -298,8 +426,13 @@ async fn a_silent_node_makes_its_jobs_unknown_and_nothing_is_killed() -> Result<
 async fn a_node_that_lost_its_power_says_so_and_its_preemptible_job_runs_again() -> Result<()> {
     let mut sim = Sim::start(Settings::default()).await?;
     let cpu = json!({"cpu": "100m"});
-    sim.submit("again", json!({"command": ["sim", "sleep=100"], "resources": cpu, "onNodeLost": "Requeue"})).await?;
-    sim.run_until(LIMIT, |jobs| phase(&jobs["again"]) == Phase::Running).await?;
+    sim.submit(
+        "again",
+        json!({"command": ["sim", "sleep=100"], "resources": cpu, "onNodeLost": "Requeue"}),
+    )
+    .await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["again"]) == Phase::Running)
+        .await?;
     sim.reboot(0);
     tokio::time::sleep(Duration::from_secs(20)).await;
     sim.start_agent(0)?;
@@ -317,7 +450,8 @@ async fn an_ended_job_is_deleted_after_its_time_to_live() -> Result<()> {
         "command": ["sim", "sleep=1"], "resources": {"cpu": "100m"}, "ttlSecondsAfterFinished": 30,
     }))
     .await?;
-    sim.run_until(LIMIT, |jobs| phase(&jobs["brief"]) == Phase::Succeeded).await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["brief"]) == Phase::Succeeded)
+        .await?;
     let ended = sim.elapsed();
     sim.run_until(LIMIT, |jobs| jobs.is_empty()).await?;
     assert!(sim.elapsed() - ended >= Duration::from_secs(29));

@@ -29,9 +29,16 @@ fn root() -> PathBuf {
 fn sources() -> BTreeMap<String, String> {
     let root = root();
     let mut found = BTreeMap::new();
-    let mut folders = ["apiserver", "controllers", "crds", "e2e", "gctl", "nodeagent"]
-        .map(|name| root.join(name))
-        .to_vec();
+    let mut folders = [
+        "apiserver",
+        "controllers",
+        "crds",
+        "e2e",
+        "gctl",
+        "nodeagent",
+    ]
+    .map(|name| root.join(name))
+    .to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a source folder can be listed") {
             let path = entry.expect("a folder entry can be read").path();
@@ -54,7 +61,13 @@ fn sources() -> BTreeMap<String, String> {
 #[test]
 fn crates_depend_only_along_the_committed_edges() {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo runs");
@@ -115,7 +128,13 @@ fn every_file_is_short_and_says_what_it_is_for() {
 #[test]
 fn no_unfinished_marks_are_left() {
     // Spelt in halves, so that this file does not find itself.
-    let marks = [["TO", "DO"], ["FIX", "ME"], ["XX", "X:"], ["unimple", "mented!("]].map(|m| m.concat());
+    let marks = [
+        ["TO", "DO"],
+        ["FIX", "ME"],
+        ["XX", "X:"],
+        ["unimple", "mented!("],
+    ]
+    .map(|m| m.concat());
     let mut faults = Vec::new();
     for (name, text) in sources() {
         for (number, line) in text.lines().enumerate() {
@@ -142,8 +161,14 @@ fn replaceable_libraries_are_named_in_one_place_each() {
             .map(|(name, _)| name)
             .collect();
         assert!(!users.is_empty(), "{library} is named nowhere: drop it");
-        let elsewhere: Vec<_> = users.iter().filter(|name| !name.starts_with(home)).collect();
-        assert!(elsewhere.is_empty(), "{library} is named in {elsewhere:?}, not only in {home}");
+        let elsewhere: Vec<_> = users
+            .iter()
+            .filter(|name| !name.starts_with(home))
+            .collect();
+        assert!(
+            elsewhere.is_empty(),
+            "{library} is named in {elsewhere:?}, not only in {home}"
+        );
     }
 }
 

@@ -61,7 +61,10 @@ impl Up {
     }
 
     async fn jobs(&self) -> Result<Api<Job>> {
-        Ok(Api::namespaced(client(&self.data().join("kubeconfig")).await?, "default"))
+        Ok(Api::namespaced(
+            client(&self.data().join("kubeconfig")).await?,
+            "default",
+        ))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<String> {
@@ -99,7 +102,9 @@ fn waiting_job(dir: &Path) -> String {
     let dir = dir.display();
     job(
         "waits",
-        &format!("echo run >> {dir}/runs\nwhile ! [ -e {dir}/go ]; do sleep 0.1; done\necho done\nexit 7\n"),
+        &format!(
+            "echo run >> {dir}/runs\nwhile ! [ -e {dir}/go ]; do sleep 0.1; done\necho done\nexit 7\n"
+        ),
     )
 }
 

@@ -3,7 +3,10 @@
 //!
 //! All processes are real and every write is flushed before its answer. CPU is what each job asks for, so it decides
 //! how many run at once: with `500m` a machine of two cores has four slots.
-#![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a benchmark's result is what it prints"
+)]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
