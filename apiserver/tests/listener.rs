@@ -1,5 +1,7 @@
 //! A real listener: TLS with the server's own CA, HTTP/1.1 and HTTP/2, restarts and a graceful end.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may end it")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! A write is decided on the object as the cache shows it, admitted by its kind's schema, encoded once and committed under
 //! the condition that nobody was faster; what is stored is what is sent. No kind has code of its own here, but for the
-//! built-in ones, whose rules lie in [`rules`] and whose lives lie in [`definitions`] and [`upkeep`].
+//! built-in ones, whose rules lie in `rules` and whose lives lie in `definitions` and `upkeep`.
 
 pub mod builtin;
 mod collector;

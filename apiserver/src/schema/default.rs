@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
+use super::field_error::{FieldError, Path};
+use super::prune;
 use super::structural::{Additional, Schema};
+use super::validate::{self, Validator};
 
 /// Fills defaults below `value`, a parent's before its children's; nothing is made up for absent
 /// parents. A null where the schema is not nullable becomes the default, or goes away.
@@ -58,26 +61,61 @@ pub fn default(value: &mut Value, schema: &Schema) {
     }
 }
 
-/// Do the schema's own defaults survive pruning? Answers the path of the first that would not, below `path`.
-pub(super) fn unprunable_default(schema: &Schema) -> Option<&Value> {
-    if let Some(instead) = &schema.default {
-        let mut pruned = instead.clone();
-        super::prune::prune(&mut pruned, schema);
-        if pruned != *instead {
-            return Some(instead);
-        }
+/// Checks the schema's own defaults: one that pruning or validation would refuse in an object is refused here, because
+/// no object could be made with it. `raw` is what `schema` was read from and `path` where it lies.
+pub(super) fn check_defaults(
+    schema: &Schema,
+    raw: &Value,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    if let Some(instead) = &schema.default
+        && let Some(why) = unfit(instead, schema, raw)
+    {
+        errors.push(FieldError::invalid(
+            &path.field("default"),
+            instead.clone(),
+            why,
+        ));
     }
-    let additional = match &schema.additional {
-        Additional::Schema(schema) => Some(&**schema),
-        _ => None,
+    let within = path.field("properties");
+    for (name, field) in schema.properties.iter().filter(|(_, f)| f.defaults_below) {
+        check_defaults(field, &raw["properties"][name], &within.key(name), errors);
+    }
+    if let Some(items) = schema.items.as_deref().filter(|s| s.defaults_below) {
+        check_defaults(items, &raw["items"], &path.field("items"), errors);
+    }
+    if let Additional::Schema(values) = &schema.additional
+        && values.defaults_below
+    {
+        let (raw, path) = (
+            &raw["additionalProperties"],
+            path.field("additionalProperties"),
+        );
+        check_defaults(values, raw, &path, errors);
+    }
+}
+
+/// Why no object could have this default.
+fn unfit(instead: &Value, schema: &Schema, raw: &Value) -> Option<String> {
+    let mut filled = instead.clone();
+    prune::prune(&mut filled, schema);
+    if filled != *instead {
+        return Some("must not have fields that pruning would drop".to_owned());
+    }
+    default(&mut filled, schema);
+    if validate::fits(schema, &filled) == Some(true) && !schema.lists_below {
+        return None;
+    }
+    let validator = match Validator::compile(raw) {
+        Ok(validator) => validator,
+        Err(why) => return Some(why),
     };
-    schema
-        .properties
-        .values()
-        .chain(schema.items.as_deref())
-        .chain(additional)
-        .filter(|child| child.defaults_below)
-        .find_map(unprunable_default)
+    let first = validator.validate(schema, &filled, None).into_iter().next();
+    first.map(|error| match error.field() {
+        "<nil>" => error.body(),
+        field => format!("{field}: {}", error.body()),
+    })
 }
 
 #[cfg(test)]

@@ -158,13 +158,7 @@ impl KindSchema {
     ) -> Result<Self, Vec<FieldError>> {
         let structural = Schema::parse(raw, path)?;
         let mut errors = Vec::new();
-        if let Some(lost) = default::unprunable_default(&structural) {
-            errors.push(FieldError::invalid(
-                path,
-                lost.clone(),
-                "default must not have fields that pruning would drop",
-            ));
-        }
+        default::check_defaults(&structural, raw, path, &mut errors);
         let rules = Rules::compile(&structural, path, &mut errors);
         let validator = Validator::compile(raw)
             .map_err(|why| errors.push(FieldError::invalid(path, "", why)))

@@ -2,9 +2,9 @@
 //!
 //! # Limits
 //! The scanner's cost grows with length times the number of open flow collections, so a document
-//! with very many brackets for its length is refused unread ([`MAX_SCAN_COST`]); whoever has such a
+//! with very many brackets for its length is refused unread (`MAX_SCAN_COST`); whoever has such a
 //! document sends it as JSON. Everything read is charged to a budget of twice the document's length
-//! (plus [`SPARE`]), which no honest document reaches and every alias bomb exceeds at once.
+//! (plus `SPARE`), which no honest document reaches and every alias bomb exceeds at once.
 
 use serde::de::DeserializeSeed;
 

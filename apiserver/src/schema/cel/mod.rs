@@ -5,7 +5,7 @@
 //!
 //! # Limits
 //! The interpreter has no budget of its own. Before a rule runs, its cost is bounded from its syntax
-//! and the sizes in the value it is given ([`check::Cost`]); one beyond [`RULE_BUDGET`], or all of an
+//! and the sizes in the value it is given (`check::Cost`); one beyond [`RULE_BUDGET`], or all of an
 //! object beyond [`OBJECT_BUDGET`], is refused with Kubernetes' words instead of being run.
 
 mod check;

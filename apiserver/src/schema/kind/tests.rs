@@ -31,6 +31,56 @@ const HEAD: &str =
     r#""apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a","namespace":"n"}"#;
 
 #[test]
+fn a_default_that_no_object_could_have_is_refused_with_its_place() {
+    let place = "properties[spec].properties[x].default: Invalid value: ";
+    for (field, wanted) in [
+        (json!({"type": "string", "default": "a"}), None),
+        (
+            json!({"type": "string", "nullable": true, "default": null}),
+            None,
+        ),
+        (
+            json!({"type": "object", "default": {}, "required": ["a"], "properties": {"a": {"type": "integer", "default": 1}}}),
+            None,
+        ),
+        (
+            json!({"type": "string", "default": 5}),
+            Some("must be of type string"),
+        ),
+        (
+            json!({"type": "string", "enum": ["a"], "default": "b"}),
+            Some("supported values: \"a\""),
+        ),
+        (
+            json!({"type": "integer", "maximum": 3, "default": 4}),
+            Some("less than or equal to 3"),
+        ),
+        (
+            json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}, "default": ["a", "a"]}),
+            Some("Duplicate value"),
+        ),
+        (
+            json!({"type": "object", "default": {"q": 1}, "properties": {"a": {"type": "string"}}}),
+            Some("pruning would drop"),
+        ),
+        (
+            json!({"type": "object", "default": {}, "required": ["a"], "properties": {"a": {"type": "string"}}}),
+            Some("Required value"),
+        ),
+    ] {
+        let raw = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"x": field}}}});
+        let made = KindSchema::compile(KindTraits::default(), &raw, &[], &Path::Root);
+        match wanted {
+            None => assert!(made.is_ok(), "{raw}: {:?}", made.err()),
+            Some(wanted) => {
+                let told = made.expect_err("a refusal").remove(0).to_string();
+                assert!(told.starts_with(place) && told.contains(wanted), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_body_is_pruned_and_defaulted_and_its_faults_are_warnings_or_errors() {
     let widget = widget();
     let text = format!(r#"{{{HEAD},"spec":{{"foo":1,"name":"x","name":"y"}},"odd":true}}"#);
