@@ -230,6 +230,41 @@ async fn a_body_that_is_too_large_is_refused_and_the_connection_lives_on() {
 }
 
 #[tokio::test]
+async fn a_refusal_before_the_body_was_read_leaves_an_http1_connection_usable() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    let stream = over_tls(&running, folder.path(), "localhost", b"http/1.1")
+        .await
+        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let known = "/api/v1/namespaces";
+    for (path, token, wanted) in [
+        ("/apis/nowhere/v1/things", None, StatusCode::NOT_FOUND),
+        (known, Some("Bearer wrong"), StatusCode::UNAUTHORIZED),
+        ("/api/v1/namespaces/a", None, StatusCode::METHOD_NOT_ALLOWED),
+        (known, None, StatusCode::BAD_REQUEST),
+    ] {
+        let body = http_body_util::Full::new(Bytes::from(vec![b'a'; 900 << 10]));
+        let mut request = request(&running, path).map(|_| body);
+        *request.method_mut() = http::Method::POST;
+        if let Some(token) = token {
+            request
+                .headers_mut()
+                .insert("authorization", http::HeaderValue::from_static(token));
+        }
+        sender.ready().await.expect("the connection is still there");
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), wanted);
+        text(answer.into_body()).await;
+    }
+    running.shutdown.cancel();
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_exposed_start_without_tls_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path(), "0.0.0.0:0".parse().unwrap());

@@ -1,7 +1,8 @@
-//! Reads what is left of a large request body that its handler refused, before the refusal is sent.
+//! Reads what is left of a request body that its handler refused, before the refusal is sent.
 //!
-//! A client that is still sending when its HTTP/2 stream is reset may report the reset and never show the answer. So
-//! the rest of the body is read and dropped, up to a limit; beyond it the reset is deserved.
+//! A client that is still sending when its HTTP/2 stream is reset may report the reset and never show the answer. And an
+//! HTTP/1 connection with half a body on it can only be closed, which its client finds out with its next request. So the
+//! rest of the body is read and dropped, up to a limit; beyond it the reset is deserved.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
-use http::header;
+use http::{Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 
-/// Smaller bodies fit into the stream's window, so their clients are never caught sending.
+/// Smaller bodies fit into the window of an HTTP/2 stream, so their clients are never caught sending.
 const SMALL_BYTES: u64 = 1 << 20;
 /// The most that is read and dropped.
 const MAX_BYTES: usize = 32 << 20;
@@ -59,13 +60,15 @@ impl HttpBody for Returned {
     }
 }
 
-/// Watches a request's body, where it may be large.
+/// Watches a request's body, where leaving a part of it unread does harm.
 pub(super) fn watch(request: Request) -> (Request, Option<Leftover>) {
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if request.body().is_end_stream() || length.is_some_and(|length| length <= SMALL_BYTES) {
+    let fits =
+        request.version() >= Version::HTTP_2 && length.is_some_and(|length| length <= SMALL_BYTES);
+    if request.body().is_end_stream() || fits {
         return (request, None);
     }
     let slot = Arc::new(Mutex::new(None));

@@ -37,8 +37,9 @@ fn impatient(dir: &Path) -> EmbeddedOptions {
     }
 }
 
+/// With patience, because a test that starts a process has every lock for a moment: between fork and exec.
 fn embedded(dir: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(impatient(dir)).unwrap()
+    EmbeddedStore::open(EmbeddedOptions::new(dir)).unwrap()
 }
 
 fn failure(options: EmbeddedOptions) -> StoreError {
