@@ -57,9 +57,15 @@ pub async fn run(
         let result = up::run(args, namespace, &output, &interrupt).await;
         return settle(&output, result);
     }
+    let follows = match &cli.command {
+        Command::Get(args) => args.watch || args.watch_only,
+        Command::Logs(args) => args.follow,
+        _ => false,
+    };
     tokio::select! {
         biased;
         () = interrupt.cancelled() => Exit::Interrupted,
+        () = output::closed::reader_gone(std::io::stdout()), if follows => Exit::Ok,
         exit = Box::pin(execute(cli, None, output)) => exit,
     }
 }

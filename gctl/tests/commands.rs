@@ -144,6 +144,15 @@ async fn an_apply_creates_then_changes_then_leaves_alone() {
 }
 
 #[tokio::test]
+async fn an_apply_of_nothing_is_an_error() {
+    let cluster = Cluster::new().await;
+    cluster.write("empty.yaml", "# only words\n---\n");
+    let ran = cluster.run("apply -f DIR/empty.yaml").await;
+    assert_eq!(ran.exit, Exit::Error);
+    assert!(ran.err.contains("nothing to apply"), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn a_refusal_names_place_and_field_and_stops_no_other_document() {
     let cluster = Cluster::new().await;
     let text = format!(

@@ -89,6 +89,11 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         session.output.complain(&error.into());
         exit = Exit::Error;
     }
+    if read.good.is_empty() && exit == Exit::Ok {
+        return Err(Error::State(
+            "there is nothing to apply: no document was found".into(),
+        ));
+    }
     let mut objects = Vec::new();
     for result in apply_all(session, read.good, args.dry_run).await {
         session.say_warnings();

@@ -3,6 +3,7 @@
 //! **Nothing else in this crate touches standard output.**
 
 pub mod age;
+pub(crate) mod closed;
 pub mod object;
 pub mod table;
 
