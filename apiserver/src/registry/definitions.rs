@@ -242,12 +242,19 @@ impl Registry {
 
     /// Goes back to the definition as it is stored.
     fn restore(&self, definitions: &mut Definitions, key: &ObjectKey) {
-        definitions.known.remove(&key.name);
-        if let Some(stored) = self.cache().get(key)
-            && let Ok(object) = encode::decode(&stored.bytes)
-            && let Err(why) = definitions.put(&object, stored.revision)
-        {
-            tracing::error!(name = %key.name, %why, "a stored definition cannot be served");
+        // What is known is not removed first: unchanged kinds stay the ones whose watches are running.
+        let stored = self.cache().get(key);
+        let known = stored.is_some_and(|stored| {
+            let put = encode::decode(&stored.bytes)
+                .map_err(Status::internal)
+                .and_then(|object| definitions.put(&object, stored.revision));
+            put.inspect_err(|why| {
+                tracing::error!(name = %stored.key.name, %why, "a stored definition cannot be served");
+            })
+            .is_ok()
+        });
+        if !known {
+            definitions.known.remove(&key.name);
         }
         self.publish(definitions);
     }

@@ -177,7 +177,6 @@ async fn a_deleted_definition_takes_its_objects_along() {
     ];
     events.sort();
     assert_eq!(events, ["DELETED free", "DELETED held", "MODIFIED held"]);
-    assert_eq!(watch.next().await, None);
     assert_eq!(api.get(JOBS).await.text, "404 page not found\n");
     api.post(CRDS, widget_definition()).await.ok();
     assert_eq!(api.get(JOBS).await.ok().body["items"], json!([]));
@@ -308,4 +307,19 @@ async fn old_objects_are_shown_as_the_new_schema_has_them() {
         .await
         .ok();
     assert_eq!(changed.body["spec"], json!({"size": 2, "weight": 7}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_of_a_deleted_definition_end_with_it() {
+    let api = Api::new().await;
+    api.post(JOBS, widget("a")).await.ok();
+    let mut watch = api.watch(&format!("{JOBS}?watch=1")).await;
+    assert_eq!(watch.short().await, "ADDED a");
+    let path = format!("{CRDS}/widgets.example.com");
+    api.delete(&path, Value::Null).await.ok();
+    api.until_gone(&path).await;
+    assert_eq!(watch.short().await, "DELETED a");
+    // Far less than the half hour after which every watch ends.
+    let end = tokio::time::timeout(std::time::Duration::from_mins(1), watch.next());
+    assert_eq!(end.await.expect("the end of the stream"), None);
 }
