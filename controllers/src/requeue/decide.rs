@@ -118,20 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_ends_as_it_should() {
-        let cancelled = JobSpec {
-            cancel: Some(true),
-            ..JobSpec::default()
-        };
-        let stays = |status: &mut JobStatus| {
-            status.effective = Some(Effective {
-                on_preemption: Sourced {
-                    value: OnPreemption::Stop,
-                    ..Sourced::default()
-                },
-                ..Effective::default()
-            });
-        };
+    fn an_end_that_nobody_saw_is_followed_by_what_the_job_asks_for() {
         let requeues = |status: &mut JobStatus| {
             status.effective = Some(Effective {
                 on_node_lost: Sourced {
@@ -146,6 +133,46 @@ mod tests {
                 status.exit_code = None;
                 status.release.as_mut().unwrap().lost = true;
             })
+        };
+        let rows = [
+            (
+                "lost with its node, and runs again",
+                lost(finished(0)).status(requeues),
+                Phase::Pending,
+            ),
+            (
+                "lost with its node, and waits",
+                lost(finished(0)),
+                Phase::Failed,
+            ),
+            (
+                "lost with its node while it was cancelled",
+                stopped(finished(0), StopReason::Cancelled).status(|status| {
+                    requeues(status);
+                    status.release.as_mut().unwrap().lost = true;
+                }),
+                Phase::Cancelled,
+            ),
+        ];
+        for (name, builder, expected) in rows {
+            assert_eq!(decided(&builder.build(), None), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_row_ends_as_it_should() {
+        let cancelled = JobSpec {
+            cancel: Some(true),
+            ..JobSpec::default()
+        };
+        let stays = |status: &mut JobStatus| {
+            status.effective = Some(Effective {
+                on_preemption: Sourced {
+                    value: OnPreemption::Stop,
+                    ..Sourced::default()
+                },
+                ..Effective::default()
+            });
         };
         let rows = vec![
             ("running", job("a").running("n"), None),
@@ -190,24 +217,6 @@ mod tests {
                 "timed out",
                 stopped(finished(143), StopReason::TimedOut),
                 Some(Phase::TimedOut),
-            ),
-            (
-                "lost with its node, and runs again",
-                lost(finished(0)).status(requeues),
-                Some(Phase::Pending),
-            ),
-            (
-                "lost with its node, and waits",
-                lost(finished(0)),
-                Some(Phase::Failed),
-            ),
-            (
-                "lost with its node while it was cancelled",
-                stopped(finished(0), StopReason::Cancelled).status(|status| {
-                    requeues(status);
-                    status.release.as_mut().unwrap().lost = true;
-                }),
-                Some(Phase::Cancelled),
             ),
             (
                 "left alone after a failure",
