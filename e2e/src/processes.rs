@@ -45,12 +45,13 @@ pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER
         .get_or_init(|| {
-            let test = std::env::current_exe().expect("a running test has a path");
-            // target/<profile>/deps/<test>
-            let folder = test
-                .parent()
-                .and_then(Path::parent)
-                .expect("tests lie in target/<profile>/deps")
+            let own = std::env::current_exe().expect("a running program has a path");
+            // target/<profile>/deps/<test> or target/<profile>/<program>
+            let folder = own
+                .ancestors()
+                .skip(1)
+                .find(|folder| !folder.ends_with("deps"))
+                .expect("programs lie in target/<profile>")
                 .to_path_buf();
             let mut build = Command::new(env!("CARGO"));
             build

@@ -8,6 +8,7 @@
     reason = "a benchmark's result is what it prints"
 )]
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,20 +35,73 @@ async fn main() -> Result<()> {
     let bare = rate(spawns, started.elapsed());
     println!("bare fork+exec, one after another: {bare:.0}/s");
 
-    let cluster = Cluster::start("none")?;
+    let cluster = Cluster::start("1x24Gi")?;
     let client = cluster.client().await?;
     let api: Api<Job> = Api::namespaced(client, "default");
-    run(&api, "warm", 50, &cpu).await?;
+    run(&api, "warm", 200, &cpu).await?;
+    let before = Usage::read(&cluster, api.clone().into_client()).await?;
     let started = Instant::now();
     run(&api, "noop", jobs, &cpu).await?;
     let done = rate(jobs, started.elapsed());
+    let after = Usage::read(&cluster, api.into_client()).await?;
     println!("no-op jobs of {cpu} CPU, create to recorded end: {done:.0}/s ({jobs} jobs)");
     println!("ratio to bare fork+exec: {:.2}", done / bare);
-    for role in Role::ALL {
-        let pid = cluster.pid(role).context("it runs")?;
-        println!("{role:?}: {:.1} s of CPU time", cpu_seconds(pid)?);
-    }
+    after.report(&before, jobs);
     Ok(())
+}
+
+/// What the processes have used so far, and what the server has been asked.
+struct Usage {
+    /// Seconds of CPU time by process.
+    cpu: BTreeMap<String, f64>,
+    /// Requests by verb, subresource and code, and the seconds until their answers by verb and subresource.
+    requests: BTreeMap<String, f64>,
+}
+
+impl Usage {
+    async fn read(cluster: &Cluster, client: kube::Client) -> Result<Self> {
+        let mut cpu = BTreeMap::new();
+        for role in Role::ALL {
+            let pid = cluster.pid(role).context("it runs")?;
+            cpu.insert(format!("{role:?}"), cpu_seconds(pid, false)?);
+        }
+        let agent = cluster.pid(Role::Nodeagent).context("it runs")?;
+        let spawner = child_of(agent)?.context("an agent has a spawner")?;
+        let name = "spawner, shims and jobs".to_owned();
+        cpu.insert(name, cpu_seconds(spawner, true)?);
+        let own = std::process::id();
+        cpu.insert("this client".to_owned(), cpu_seconds(own, false)?);
+        let request = http::Request::get("/metrics").body(Vec::new())?;
+        let metrics = client.request_text(request).await?;
+        let requests = metrics
+            .lines()
+            .filter(|line| line.contains("resource=\"jobs\"") || line.contains("_revision "))
+            .filter(|line| !line.contains("_bucket{"))
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(' ')?;
+                Some((name.to_owned(), value.parse().ok()?))
+            })
+            .collect();
+        Ok(Self { cpu, requests })
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    fn report(&self, before: &Self, jobs: usize) {
+        let jobs = jobs as f64;
+        for (name, after) in &self.cpu {
+            let used = after - before.cpu.get(name).unwrap_or(&0.0);
+            println!(
+                "CPU of {name}: {used:.2} s, {:.0} us a job",
+                used * 1e6 / jobs
+            );
+        }
+        for (name, after) in &self.requests {
+            let more = after - before.requests.get(name).unwrap_or(&0.0);
+            if more > 0.0 {
+                println!("{:.3} a job: {name}", more / jobs);
+            }
+        }
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -95,12 +149,38 @@ async fn run(api: &Api<Job>, prefix: &str, jobs: usize, cpu: &str) -> Result<()>
     Ok(())
 }
 
-/// User and system time of a process so far, from /proc/PID/stat.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(") ").context("a command in brackets")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+/// User and system time of a process so far, from /proc/PID/stat; with that of the children it has waited for.
+fn cpu_seconds(pid: u32, with_children: bool) -> Result<f64> {
+    let fields = stat(pid)?;
+    let mut ticks = 0.0;
+    for field in &fields[11..if with_children { 15 } else { 13 }] {
+        ticks += field.parse::<f64>()?;
+    }
     // USER_HZ is 100 on every Linux that we build for.
     Ok(ticks / 100.0)
+}
+
+/// The fields of /proc/PID/stat after the command.
+fn stat(pid: u32) -> Result<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("a command in brackets")?;
+    Ok(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// The first child of a process.
+fn child_of(parent: u32) -> Result<Option<u32>> {
+    let parent = parent.to_string();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        if stat(pid).is_ok_and(|fields| fields[1] == parent) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
 }
