@@ -136,7 +136,8 @@ async fn bad_bodies_are_refused_with_a_status_and_change_nothing() -> Result<()>
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let inner = vec![format!("*a{}", level - 1); 10].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
+        let line = format!("a{level}: &a{level} [{inner}]\n");
+        bomb.push_str(&line);
     }
     let found = server
         .send(Method::POST, JOBS, yaml, bomb.into_bytes())
