@@ -24,6 +24,7 @@ mod users;
 
 pub use agent::{Clock, Options, RunError, run};
 pub use ledger::KEEP_WORK;
+pub use shim::cgroup::Cgroups;
 pub use shim_runner::ShimRunner;
 pub use users::current_user;
 

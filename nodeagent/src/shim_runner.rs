@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::ledger::adopt::{Found, adopt};
 use crate::ledger::journal::Journal;
 use crate::runner::{Attached, Runner, RunnerError};
+use crate::shim::cgroup::{Cgroup, Cgroups};
 use crate::shim::record::Record;
 use crate::shim::{SHIM_EXISTS, SHIM_NO_RECORD, SHIM_OK, ShimRequest};
 use crate::spawner::{MOST_FRAME_BYTES, News, Spawner};
@@ -36,6 +37,8 @@ const SWEEP_PERIOD: Duration = Duration::from_hours(1);
 /// How often the trash is emptied, and how many forgotten attempts do not wait for that.
 const TRASH_PERIOD: Duration = Duration::from_secs(15);
 const MOST_TRASH: usize = 4096;
+/// Pause before what a dead shim left behind is looked at again.
+const LINGER_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a spawner that died is started again.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -43,11 +46,14 @@ const RESPAWN_PAUSE: Duration = Duration::from_millis(200);
 pub struct ShimRunner {
     data_dir: PathBuf,
     executable: PathBuf,
+    cgroups: Cgroups,
     attached: Mutex<Option<Link>>,
 }
 
 struct Link {
     ledger: Arc<Ledger>,
+    /// Where cgroups of attempts are made.
+    cgroups: Option<Cgroup>,
     commands: mpsc::Sender<Command>,
     driver: JoinHandle<()>,
 }
@@ -74,8 +80,16 @@ impl ShimRunner {
         Self {
             data_dir,
             executable,
+            cgroups: Cgroups::default(),
             attached: Mutex::new(None),
         }
+    }
+
+    /// The same with these cgroups instead of the best that the host offers.
+    #[must_use]
+    pub fn with_cgroups(mut self, cgroups: Cgroups) -> Self {
+        self.cgroups = cgroups;
+        self
     }
 
     fn link<T>(&self, take: impl FnOnce(&Link) -> T) -> Result<T, RunnerError> {
@@ -130,6 +144,13 @@ impl ShimRunner {
             Ok::<_, RunnerError>((ledger, journal, found))
         })
         .await?;
+        let cgroups = match Cgroup::find(self.cgroups) {
+            Ok(parent) => Some(parent),
+            Err(reason) => {
+                tracing::warn!(%reason, "jobs get no cgroup; their processes are found by walking the tree");
+                None
+            }
+        };
         let ledger = Arc::new(ledger);
         let (end_sender, ends) = mpsc::channel(END_QUEUE);
         let (commands, command_receiver) = mpsc::channel(COMMAND_QUEUE);
@@ -158,6 +179,10 @@ impl ShimRunner {
                     driver.watch(running.id.clone(), shim)?;
                     held.push(running);
                 }
+                Found::Lingering(lingering) => {
+                    driver.look_again(lingering.id.clone());
+                    held.push(lingering);
+                }
                 Found::Ended(ended) => held.push(ended),
             }
         }
@@ -166,6 +191,7 @@ impl ShimRunner {
         let driver = tokio::spawn(driver.run(spawner, command_receiver));
         let link = Link {
             ledger,
+            cgroups,
             commands,
             driver,
         };
@@ -181,11 +207,14 @@ impl Runner for ShimRunner {
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>> {
         async move {
-            let (attempts_dir, commands) =
-                self.link(|link| (link.ledger.attempts_dir().to_owned(), link.commands.clone()))?;
+            let (attempts_dir, cgroups, commands) = self.link(|link| {
+                let attempts_dir = link.ledger.attempts_dir().to_owned();
+                (attempts_dir, link.cgroups.clone(), link.commands.clone())
+            })?;
             let id = request.id.clone();
             let body = serde_json::to_vec(&ShimRequest {
                 attempts_dir,
+                cgroups,
                 start: request,
             })
             .map_err(|error| RunnerError::host("encode a request")(error.into()))?;
@@ -274,7 +303,7 @@ struct Driver {
     asked: BTreeMap<u64, (AttemptId, Vec<u8>)>,
     /// Shims of the present spawner.
     forked: BTreeMap<u64, AttemptId>,
-    /// Shims of earlier spawners.
+    /// Shims of earlier spawners, and what shims that were killed left behind.
     watched: JoinSet<AttemptId>,
     waiting: Vec<(AttemptId, Ending)>,
     forgotten: BTreeSet<AttemptId>,
@@ -289,6 +318,7 @@ struct Group {
     journal: Journal,
     ended: Vec<(AttemptId, Ended)>,
     running: Vec<(AttemptId, std::os::fd::OwnedFd)>,
+    lingering: Vec<AttemptId>,
     failed: Vec<(AttemptId, Ending)>,
 }
 
@@ -300,6 +330,13 @@ impl Driver {
             id
         });
         Ok(())
+    }
+
+    fn look_again(&mut self, id: AttemptId) {
+        self.watched.spawn(async move {
+            tokio::time::sleep(LINGER_PAUSE).await;
+            id
+        });
     }
 
     async fn run(mut self, spawner: Spawner, mut commands: mpsc::Receiver<Command>) {
@@ -430,12 +467,17 @@ impl Driver {
         self.group.spawn_blocking(move || {
             let mut ended = Vec::with_capacity(waiting.len());
             let mut running = Vec::new();
+            let mut lingering = Vec::new();
             let mut failed = Vec::new();
             for (id, ending) in waiting {
                 match look(&ledger, &id, &ending) {
                     Ok(Found::Ended(Held { ended: Some(end), .. })) => ended.push((id, end)),
                     Ok(Found::Ended(_)) => failed.push((id, Ending::Unclear)),
                     Ok(Found::Running { shim, .. }) => running.push((id, shim)),
+                    Ok(Found::Lingering(_)) => {
+                        tracing::warn!(attempt = %id, "what a killed shim left behind is not dead yet");
+                        lingering.push(id);
+                    }
                     Err(error) => {
                         tracing::error!(%error, attempt = %id, "failed to read an attempt's record");
                         failed.push((id, ending));
@@ -465,6 +507,7 @@ impl Driver {
                 journal,
                 ended,
                 running,
+                lingering,
                 failed,
             }
         });
@@ -487,6 +530,9 @@ impl Driver {
     async fn finish_group(&mut self, group: Group) -> bool {
         self.journal = Some(group.journal);
         self.waiting.extend(group.failed);
+        for id in group.lingering {
+            self.look_again(id);
+        }
         for (id, shim) in group.running {
             if let Err(error) = self.watch(id.clone(), shim) {
                 tracing::error!(%error, attempt = %id, "failed to watch a shim");

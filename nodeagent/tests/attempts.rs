@@ -1,5 +1,7 @@
 //! Real processes under real shims: exits, stops, trees, and agents that are killed and come back.
 
+#[path = "attempts/cgroups.rs"]
+mod cgroups;
 mod common;
 
 use std::fs;

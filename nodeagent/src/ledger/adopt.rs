@@ -15,6 +15,8 @@ use crate::shim::tree::{self, ProcessId};
 
 /// How often the remains of an attempt whose shim was killed are killed, before the agent goes on without proof.
 const KILL_ROUNDS: u32 = 1500;
+/// The same where a cgroup can prove that they are gone: after that the agent does other work and comes back.
+const PROVEN_ROUNDS: u32 = 5;
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 
 /// What was found of an attempt.
@@ -26,6 +28,8 @@ pub(crate) enum Found {
         /// Its shim.
         shim: OwnedFd,
     },
+    /// Its shim is dead, and something of it is not: to be looked at again.
+    Lingering(Held),
     /// It has ended, by its record or by ours.
     Ended(Held),
 }
@@ -33,7 +37,7 @@ pub(crate) enum Found {
 impl Found {
     pub(crate) fn id(&self) -> &AttemptId {
         match self {
-            Self::Running { held, .. } | Self::Ended(held) => &held.id,
+            Self::Running { held, .. } | Self::Lingering(held) | Self::Ended(held) => &held.id,
         }
     }
 }
@@ -48,8 +52,8 @@ pub(crate) fn adopt(ledger: &Ledger, id: &AttemptId) -> io::Result<Found> {
         if let Some(mut lock) = ledger.lifetime_lock(id)? {
             // It may have written its last words between the two looks; from here on nobody else writes.
             let record = ledger.record(id)?.unwrap_or_default();
-            if !record.emptied {
-                bury(id, &record, &mut lock)?;
+            if !record.emptied && !bury(id, &record, &mut lock)? {
+                return Ok(Found::Lingering(super::held(id.clone(), record)));
             }
             let record = ledger.record(id)?.unwrap_or_default();
             return Ok(Found::Ended(super::held(id.clone(), record)));
@@ -70,23 +74,11 @@ pub(crate) fn adopt(ledger: &Ledger, id: &AttemptId) -> io::Result<Found> {
     }
 }
 
-/// Ends an attempt whose shim is dead: kills what is left of its tree and writes down what is known.
-fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<()> {
-    let session = record
-        .child
-        .map(|(pid, start_ticks)| ProcessId { pid, start_ticks });
-    for _ in 0..KILL_ROUNDS {
-        let left = tree::orphans(&id.uid, id.attempt, session);
-        if left.is_empty() {
-            break;
-        }
-        for process in &left {
-            tree::signal(*process, Signal::STOP);
-        }
-        for process in &left {
-            tree::signal(*process, Signal::KILL);
-        }
-        std::thread::sleep(KILL_PAUSE);
+/// Ends an attempt whose shim is dead: kills what is left of it and writes down what is known. False, with nothing
+/// written, when something in its cgroup would not die yet.
+fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<bool> {
+    if !kill_remains(id, record) && record.cgroup.is_some() {
+        return Ok(false);
     }
     let micros = now_micros();
     let mut lines = Vec::new();
@@ -108,7 +100,38 @@ fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<()> {
         cpu_millis: None,
         peak_memory_bytes: None,
     });
-    record::append(lock, &lines)
+    record::append(lock, &lines)?;
+    Ok(true)
+}
+
+/// Kills what the shim held; true when nothing of it is left to be found.
+fn kill_remains(id: &AttemptId, record: &Record) -> bool {
+    let session = record
+        .child
+        .map(|(pid, start_ticks)| ProcessId { pid, start_ticks });
+    let rounds = if record.cgroup.is_some() {
+        PROVEN_ROUNDS
+    } else {
+        KILL_ROUNDS
+    };
+    for _ in 0..rounds {
+        let fenced = record.cgroup.as_ref().filter(|cgroup| !cgroup.remove());
+        if let Some(cgroup) = fenced {
+            cgroup.kill();
+        }
+        let left = tree::orphans(&id.uid, id.attempt, session);
+        if left.is_empty() && fenced.is_none() {
+            return true;
+        }
+        for process in &left {
+            tree::signal(*process, Signal::STOP);
+        }
+        for process in &left {
+            tree::signal(*process, Signal::KILL);
+        }
+        std::thread::sleep(KILL_PAUSE);
+    }
+    false
 }
 
 /// Was the attempt begun before the host was last started?

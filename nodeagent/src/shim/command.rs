@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -15,6 +15,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Pid, Uid};
 
+use super::cgroup::Cgroup;
 use super::{record, sys};
 use crate::attempt::{Program, RunAs, StartRequest};
 
@@ -49,13 +50,14 @@ pub(crate) fn start(
     dir: &Path,
     log: &File,
     oom_score_adj: Option<i32>,
+    cgroup: Option<&Cgroup>,
 ) -> Result<Pid, StartFailure> {
     let plan = Plan::new(request, dir)?;
     let (mut reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .map(|(reader, writer)| (File::from(reader), writer))
         .map_err(|error| failed(format!("cannot make a pipe: {}", error.desc())))?;
-    match sys::fork() {
-        Ok(Some(pid)) => {
+    match fork(cgroup) {
+        Ok((Some(pid), _)) => {
             drop(writer);
             let mut report = Vec::with_capacity(8);
             let _ = reader.read_to_end(&mut report);
@@ -65,12 +67,26 @@ pub(crate) fn start(
                 Some(bytes) => Err(plan.explain(*bytes)),
             }
         }
-        Ok(None) => {
+        Ok((None, to_join)) => {
             drop(reader);
+            if let Some(cgroup) = to_join {
+                // Best effort: without it, the shim still holds the tree.
+                let _ = cgroup.join();
+            }
             plan.become_command(log, writer, oom_score_adj)
         }
         Err(error) => Err(failed(format!("cannot fork: {error}"))),
     }
+}
+
+/// Forks into the cgroup where that can be; else the child has yet to join the one that is returned.
+fn fork(cgroup: Option<&Cgroup>) -> io::Result<(Option<Pid>, Option<&Cgroup>)> {
+    if let Some(target) = cgroup.and_then(Cgroup::clone_target)
+        && let Ok(forked) = sys::fork_into(&target)
+    {
+        return Ok((forked, None));
+    }
+    Ok((sys::fork()?, cgroup))
 }
 
 fn failed(text: String) -> StartFailure {

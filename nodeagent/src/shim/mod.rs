@@ -9,12 +9,14 @@
 //! - **Durable words before deeds.** The record (`record`) says what is about to happen before the fork and before the
 //!   first signal, and holds the exit before the shim ends.
 //! - **The whole tree.** The shim is a sub-reaper: TERM goes to everything below it, KILL follows after the grace
-//!   period, and it ends only when the kernel says that it has no child left (`tree`).
+//!   period, and it ends only when the kernel says that it has no child left (`tree`) and, where the attempt has a
+//!   cgroup, has removed that as empty (`cgroup`). The shim itself is outside of it.
 //! - **The limit outlives the agent.** `deadline_secs` is kept here, on the clock that goes on in suspension.
 //!
 //! A stop is asked for by a file beside the attempt's directory and the signal USR1 as its doorbell (`stop`); it works
 //! whoever the asking agent is. Every other signal stays blocked.
 
+pub(crate) mod cgroup;
 pub(crate) mod command;
 pub(crate) mod record;
 pub(crate) mod stop;
@@ -38,6 +40,7 @@ use nix::unistd::Pid;
 use std::os::fd::AsFd;
 
 use crate::attempt::{SignalCause, StartRequest};
+use cgroup::Cgroup;
 use record::Line;
 
 /// The shim ended with its record complete.
@@ -56,11 +59,18 @@ const LONGEST_NAP: Duration = Duration::from_mins(1);
 /// Pause between two rounds of KILL.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 
+/// Looks at a cgroup in which the kernel still counts what was waited for, and the pause between two of them.
+const BUSY_LOOKS: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
 /// What the spawner hands to a shim.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct ShimRequest {
     /// The folder of all attempts.
     pub(crate) attempts_dir: PathBuf,
+    /// Where the attempt's cgroup is made, if it gets one.
+    #[serde(default)]
+    pub(crate) cgroups: Option<Cgroup>,
     /// Value for the command's oom_score_adj, where the shim's own was lowered.
     pub(crate) start: StartRequest,
 }
@@ -93,6 +103,7 @@ struct Shim {
     signals: SignalFd,
     /// Locked for as long as this process lives.
     record: Flock<File>,
+    cgroup: Option<Cgroup>,
 }
 
 #[derive(Default)]
@@ -102,6 +113,8 @@ struct Progress {
     /// When KILL is due, on the boot clock.
     kill_at: Option<Duration>,
     signalled: bool,
+    /// How often no child was left, and yet something in the cgroup.
+    busy: u32,
 }
 
 impl Shim {
@@ -128,12 +141,23 @@ impl Shim {
         }
         let pid = std::process::id().cast_signed();
         let ticks = tree::stat(pid).map_or(0, |stat| stat.start_ticks);
-        record::append(&mut record, &[Line::intent(&request.start, pid, ticks)])?;
+        let cgroup = request
+            .cgroups
+            .as_ref()
+            .and_then(|parent| parent.make(&request.start.id.to_string()));
+        let intent = Line::intent(&request.start, pid, ticks, cgroup.clone());
+        if let Err(error) = record::append(&mut record, &[intent]) {
+            if let Some(cgroup) = &cgroup {
+                cgroup.remove();
+            }
+            return Err(error);
+        }
         Ok(Self {
             stop_file: stop::path(&request.attempts_dir, &request.start.id),
             dir,
             signals,
             record,
+            cgroup,
         })
     }
 
@@ -149,7 +173,7 @@ impl Shim {
             Ok(log) => log,
             Err(error) => return self.finish_unstarted(&format!("cannot make the log: {error}")),
         };
-        match command::start(start, &self.dir, &log, oom_score_adj) {
+        match command::start(start, &self.dir, &log, oom_score_adj, self.cgroup.as_ref()) {
             Ok(pid) => {
                 progress.child = Some(pid);
                 let started = Line::Started {
@@ -196,8 +220,15 @@ impl Shim {
                 self.stop(progress, SignalCause::Deadline, grace);
             }
             let pause = if progress.kill_at.is_some_and(|at| now >= at) {
+                if let Some(cgroup) = &self.cgroup {
+                    cgroup.kill();
+                }
                 tree::kill_below(own_pid());
                 KILL_PAUSE
+            } else if progress.busy > BUSY_LOOKS {
+                KILL_PAUSE
+            } else if progress.busy > 0 {
+                BUSY_PAUSE
             } else {
                 let waiting = if progress.signalled { None } else { deadline };
                 let next = [progress.kill_at, waiting].into_iter().flatten().min();
@@ -218,10 +249,10 @@ impl Shim {
         }
     }
 
-    /// Waits for every ended child; true when none is left and the record is complete.
+    /// Waits for every ended child; true when none is left, nothing is in the cgroup, and the record is complete.
     fn reap(&mut self, progress: &mut Progress) -> bool {
         let mut lines = Vec::new();
-        let empty = loop {
+        let childless = loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => break false,
                 Ok(status) => {
@@ -242,6 +273,7 @@ impl Shim {
                 Err(_) => break true,
             }
         };
+        let empty = childless && self.remove_cgroup(progress);
         if empty {
             let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
             let millis = |time: nix::sys::time::TimeVal| {
@@ -258,6 +290,19 @@ impl Shim {
             self.write(&lines);
         }
         empty
+    }
+
+    /// True when nothing is in the cgroup any more, or there is none. What is in it and not below us gets no grace.
+    fn remove_cgroup(&self, progress: &mut Progress) -> bool {
+        let Some(cgroup) = &self.cgroup else {
+            return true;
+        };
+        if cgroup.remove() {
+            return true;
+        }
+        progress.busy = progress.busy.saturating_add(1);
+        cgroup.kill();
+        false
     }
 
     fn stop(&mut self, progress: &mut Progress, cause: SignalCause, kill_in: Duration) {
@@ -311,6 +356,9 @@ impl Shim {
     }
 
     fn finish_unstarted(&mut self, reason: &str) -> i32 {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
         let micros = now_micros();
         self.write(&[
             Line::Exited {

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
 use crate::attempt::{Charge, Ended, SignalCause, StartRequest};
 
 /// Name of the record in the attempt's directory.
@@ -39,6 +40,8 @@ pub(crate) enum Line {
         name: String,
         grace_secs: u32,
         charge: Charge,
+        #[serde(default)]
+        cgroup: Option<Cgroup>,
     },
     /// The command's process exists.
     Started {
@@ -66,7 +69,12 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    pub(crate) fn intent(request: &StartRequest, shim_pid: i32, shim_start_ticks: u64) -> Self {
+    pub(crate) fn intent(
+        request: &StartRequest,
+        shim_pid: i32,
+        shim_start_ticks: u64,
+        cgroup: Option<Cgroup>,
+    ) -> Self {
         Self::Intent {
             shim_pid,
             shim_start_ticks,
@@ -75,6 +83,7 @@ impl Line {
             name: request.name.clone(),
             grace_secs: request.grace_secs,
             charge: request.charge.clone(),
+            cgroup,
         }
     }
 }
@@ -98,6 +107,8 @@ pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) grace_secs: u32,
     pub(crate) charge: Charge,
+    /// Made for this attempt alone.
+    pub(crate) cgroup: Option<Cgroup>,
     pub(crate) child: Option<(i32, u64)>,
     pub(crate) ended: Ended,
     pub(crate) exited: bool,
@@ -130,6 +141,7 @@ impl Record {
                 name,
                 grace_secs,
                 charge,
+                cgroup,
             } => {
                 self.shim = Some((shim_pid, shim_start_ticks));
                 self.boot_id = boot_id;
@@ -137,6 +149,7 @@ impl Record {
                 self.name = name;
                 self.grace_secs = grace_secs;
                 self.charge = charge;
+                self.cgroup = cgroup;
             }
             Line::Started {
                 pid,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nodeagent::ShimRunner;
 use nodeagent::attempt::{AttemptId, Charge, Ended, Held, Program, StartRequest};
 use nodeagent::runner::Runner;
+use nodeagent::{Cgroups, ShimRunner};
 use tokio::sync::mpsc;
 
 /// Longest wait for anything; never reached when all is well.
@@ -40,8 +40,12 @@ impl Host {
     }
 
     pub(crate) async fn agent(&self) -> Agent {
+        self.agent_with(Cgroups::Best).await
+    }
+
+    pub(crate) async fn agent_with(&self, cgroups: Cgroups) -> Agent {
         let executable = PathBuf::from(env!("CARGO_BIN_EXE_nodeagent"));
-        let runner = ShimRunner::with_executable(self.data_dir(), executable);
+        let runner = ShimRunner::with_executable(self.data_dir(), executable).with_cgroups(cgroups);
         let attached = loop {
             // The last agent's lock goes with its last task.
             match runner.attach().await {
