@@ -52,6 +52,8 @@ pub struct EmbeddedOptions {
     /// How long to wait for a killed predecessor to let go of the lock.
     pub lock_patience: Duration,
     pub(super) free_bytes: Option<FreeBytes>,
+    /// Called each time a lock is found held, before it is waited for; a seam for tests.
+    pub(super) on_busy: Box<dyn Fn() + Send + Sync>,
 }
 
 impl EmbeddedOptions {
@@ -62,6 +64,7 @@ impl EmbeddedOptions {
             free_space_floor: FREE_SPACE_FLOOR,
             lock_patience: Duration::from_secs(5),
             free_bytes: None,
+            on_busy: Box::new(|| {}),
         }
     }
 }
@@ -94,7 +97,13 @@ impl EmbeddedStore {
             free_space_floor,
             lock_patience,
             free_bytes,
+            on_busy,
         } = options;
+        let patience = Patience {
+            dir: dir.clone(),
+            until: Instant::now() + lock_patience,
+            on_busy,
+        };
         let not_writable = |source| StoreError::NotWritable {
             path: dir.clone(),
             source,
@@ -106,10 +115,10 @@ impl EmbeddedStore {
             .write(true)
             .open(dir.join(LOCK_FILE))
             .map_err(not_writable)?;
-        acquire(&lock, &dir, lock_patience)?;
+        acquire(&lock, &dir, &patience)?;
         let space = Space::new(&dir, free_space_floor, free_bytes);
         space.make_room_to_open()?;
-        let files = open_files(&dir, lock)?;
+        let files = open_files(&dir, lock, &patience)?;
         let last = last_revision(&files.db, &dir)?;
         space.restore_reserve();
         Ok(Self {
@@ -339,20 +348,32 @@ fn key_revision(key: &[u8]) -> Option<Revision> {
         .map(|bytes| Revision::from_be_bytes(*bytes))
 }
 
-/// A killed process holds its locks until the kernel has taken it apart, so a lock is asked for again.
-fn acquire(lock: &File, dir: &Path, patience: Duration) -> Result<(), StoreError> {
-    let started = Instant::now();
+/// How long a held lock is asked for again. A killed process holds its locks until the kernel has taken
+/// it apart, and so does every child of this one between its fork and its exec, sled's own lock included.
+struct Patience {
+    dir: PathBuf,
+    until: Instant,
+    on_busy: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Patience {
+    fn pause(&self) -> Result<(), StoreError> {
+        (self.on_busy)();
+        if Instant::now() >= self.until {
+            return Err(StoreError::InUse {
+                path: self.dir.clone(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(())
+    }
+}
+
+fn acquire(lock: &File, dir: &Path, patience: &Patience) -> Result<(), StoreError> {
     loop {
         match flock(lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < patience => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(StoreError::InUse {
-                    path: dir.to_owned(),
-                });
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => patience.pause()?,
             Err(error) => {
                 let (path, source) = (dir.to_owned(), io::Error::from(error));
                 return Err(StoreError::Io {
@@ -365,7 +386,16 @@ fn acquire(lock: &File, dir: &Path, patience: Duration) -> Result<(), StoreError
     }
 }
 
-fn open_files(dir: &Path, lock: File) -> Result<Files, StoreError> {
+/// Did sled give up because its database file is locked? It says so in words only.
+fn is_locked(error: &sled::Error) -> bool {
+    let sled::Error::Io(source) = error else {
+        return false;
+    };
+    source.kind() == io::ErrorKind::Other
+        && source.to_string().starts_with("could not acquire lock")
+}
+
+fn open_files(dir: &Path, lock: File, patience: &Patience) -> Result<Files, StoreError> {
     let path = dir.join(DATABASE_DIR);
     remove_unfinished(&path);
     let config = sled::Config::new()
@@ -373,23 +403,13 @@ fn open_files(dir: &Path, lock: File) -> Result<Files, StoreError> {
         .cache_capacity(CACHE_BYTES)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None);
-    let db = config.open().map_err(|error| match error {
-        sled::Error::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-            StoreError::NotWritable {
-                path: dir.to_owned(),
-                source,
-            }
+    let db = loop {
+        match config.open() {
+            Ok(db) => break db,
+            Err(error) if is_locked(&error) => patience.pause()?,
+            Err(error) => return Err(not_opened(error, dir)),
         }
-        sled::Error::Corruption { .. } | sled::Error::Unsupported(_) => StoreError::Damaged {
-            path: dir.to_owned(),
-            detail: error.to_string(),
-        },
-        error => StoreError::Io {
-            action: "open",
-            path: dir.to_owned(),
-            source: error.into(),
-        },
-    })?;
+    };
     let synced = File::open(path.join(DATABASE_FILE)).and_then(|database| {
         // The names of fresh files must survive a power cut too.
         File::open(path.join(CONFIG_FILE))?.sync_all()?;
@@ -407,6 +427,24 @@ fn open_files(dir: &Path, lock: File) -> Result<Files, StoreError> {
         database,
         _lock: lock,
     })
+}
+
+fn not_opened(error: sled::Error, dir: &Path) -> StoreError {
+    let path = dir.to_owned();
+    match error {
+        sled::Error::Io(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            StoreError::NotWritable { path, source }
+        }
+        sled::Error::Corruption { .. } | sled::Error::Unsupported(_) => StoreError::Damaged {
+            path,
+            detail: error.to_string(),
+        },
+        error => StoreError::Io {
+            action: "open",
+            path,
+            source: error.into(),
+        },
+    }
 }
 
 /// Removes what a kill during an earlier start left half written, and what sled would stumble over:

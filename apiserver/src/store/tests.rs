@@ -9,12 +9,15 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     time::Duration,
 };
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use proptest::prelude::*;
+use rustix::fs::{FlockOperation, flock};
 
 use super::{
     Batch, EmbeddedOptions, EmbeddedStore, FIRST_REVISION, Floors, MemoryStore, ObjectKey,
@@ -418,6 +421,35 @@ fn a_lock_that_is_let_go_in_time_is_taken() {
         let second = scope.spawn(|| EmbeddedStore::open(EmbeddedOptions::new(dir.path())).is_ok());
         drop(store);
         assert!(second.join().unwrap());
+    });
+}
+
+/// What a child of this process does between its fork and its exec: it holds every lock of its parent.
+#[test]
+fn a_lock_on_the_database_file_that_somebody_holds_for_a_moment_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(embedded(dir.path()));
+    let hold = || {
+        let file = fs::File::open(dir.path().join("log/db")).unwrap();
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        file
+    };
+    let held = hold();
+    let error = failure(impatient(dir.path()));
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+
+    let held = Mutex::new(Some(held));
+    let (busy, found_busy) = mpsc::channel();
+    let options = EmbeddedOptions {
+        lock_patience: Duration::from_hours(1),
+        on_busy: Box::new(move || busy.send(()).unwrap()),
+        ..EmbeddedOptions::new(dir.path())
+    };
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| EmbeddedStore::open(options).is_ok());
+        found_busy.recv().unwrap();
+        held.lock().take();
+        assert!(opened.join().unwrap());
     });
 }
 

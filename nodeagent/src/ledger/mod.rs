@@ -23,7 +23,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -34,6 +34,9 @@ use crate::shim::{self, stop};
 
 /// How long a working directory that is not empty outlives its attempt.
 pub const KEEP_WORK: Duration = Duration::from_hours(24);
+/// How long a held lock is asked for again: a killed agent has it until the kernel has taken it apart, and so has every
+/// child of a process between its fork and its exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// A record is a few lines; more than this is not read.
 const MOST_RECORD_BYTES: u64 = 1024 * 1024;
 
@@ -48,22 +51,41 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Takes the directory, making what is missing.
+    /// Takes the directory, making what is missing. Blocks for up to [`LOCK_PATIENCE`] while it is in use.
     pub(crate) fn open(data_dir: &Path) -> Result<Self, RunnerError> {
+        let until = Instant::now() + LOCK_PATIENCE;
+        Self::open_with(data_dir, || {
+            std::thread::sleep(Duration::from_millis(20));
+            Instant::now() < until
+        })
+    }
+
+    /// The same, asking after each failure to get the lock whether to try again.
+    fn open_with(data_dir: &Path, mut again: impl FnMut() -> bool) -> Result<Self, RunnerError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o711)
             .create(data_dir)
             .map_err(RunnerError::host("make the data directory"))?;
-        let lock = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(false)
             .mode(0o600)
             .open(data_dir.join("agent.lock"))
             .map_err(RunnerError::host("open the agent's lock"))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| RunnerError::InUse(data_dir.display().to_string()))?;
+        let lock = loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((busy, nix::errno::Errno::EWOULDBLOCK)) if again() => file = busy,
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                    return Err(RunnerError::InUse(data_dir.display().to_string()));
+                }
+                Err((_, error)) => {
+                    return Err(RunnerError::host("take the agent's lock")(error.into()));
+                }
+            }
+        };
         let attempts = shim::make_attempts_dir(data_dir)
             .map_err(RunnerError::host("make the folder of attempts"))?;
         let kept = data_dir.join("kept");
@@ -255,8 +277,19 @@ mod tests {
     #[test]
     fn a_second_agent_is_refused() {
         let (dir, _ledger) = ledger();
-        let second = Ledger::open(dir.path()).err();
+        let second = Ledger::open_with(dir.path(), || false).err();
         assert!(matches!(second, Some(RunnerError::InUse(_))), "{second:?}");
+    }
+
+    #[test]
+    fn a_directory_that_is_held_for_a_moment_is_waited_for() {
+        let (dir, first) = ledger();
+        let mut first = Some(first);
+        let second = Ledger::open_with(dir.path(), || {
+            first = None;
+            true
+        });
+        assert!(second.is_ok(), "{:?}", second.err());
     }
 
     #[test]
