@@ -59,6 +59,7 @@ fn job(at: u32, kinds: Kinds) -> Job {
             gpus,
             ..Requirements::default()
         },
+        ..Job::default()
     }
 }
 
@@ -82,6 +83,7 @@ fn confirm(cluster: &mut Cluster, placement: Placement) -> JobUid {
         whole_node: placement.whole_node,
         cpu: placement.cpu,
         memory: placement.memory,
+        ..BoundJob::default()
     });
     placement.job
 }

@@ -192,19 +192,15 @@ impl Cluster {
         let state = node
             .filter(|node| **node == job.node)
             .and_then(|node| self.nodes.get_mut(node));
-        let known = state.and_then(|state| Some((state.jobs.get(&job.uid)?.clone(), state)));
         let entry = Entry::Bound {
             node: job.node.clone(),
         };
-        if let Some((known, state)) = known
-            && known
-                == (BoundJob {
-                    attempt: known.attempt,
-                    ..job.clone()
-                })
+        if let Some(state) = state
+            && let Some(known) = state.jobs.get(&job.uid)
+            && known.charges_as(&job)
         {
             self.jobs.insert(job.uid.clone(), entry);
-            if known.attempt != job.attempt && state.confirm(&job) {
+            if *known != job && state.confirm(&job) {
                 self.version += 1;
                 self.node_freed(&job.node);
             }

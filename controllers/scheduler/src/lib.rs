@@ -19,10 +19,12 @@
 //! - [`fit`]: does a job fit a node, how well, and if not, why not.
 //! - [`reason`]: reasons as data and as words.
 //! - [`cluster`]: the indexed state and its events.
+//! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
 //! - [`explain`]: the state of one waiting job.
 //! - [`check`]: invariants of the state, for tests and debug builds.
 
+mod attempt;
 pub mod check;
 pub mod cluster;
 pub mod decide;
@@ -40,8 +42,8 @@ pub use cluster::{Cluster, JobState, Settings};
 pub use decide::{Decision, Placement};
 pub use explain::Explanation;
 pub use input::{
-    Attributed, BoundJob, Bytes, Capability, DesiredState, Exclusive, Gpu, GpuRequest, GpuUuid,
-    Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState, Quota, Requirements,
-    Taint, TaintEffect, Toleration,
+    Attributed, BoundJob, Bytes, Capability, DesiredState, Estimate, Exclusive, Gpu, GpuRequest,
+    GpuUuid, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState, Quota,
+    Requirements, Span, Taint, TaintEffect, Terms, Toleration,
 };
 pub use reason::{Misfit, ReasonClass};

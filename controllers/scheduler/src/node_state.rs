@@ -108,14 +108,14 @@ impl NodeState {
         Some(job)
     }
 
-    /// Sets the attempt of a job that is here. True when that changed what is left of its GPUs, because another measured
-    /// use is now known to be its own.
+    /// Takes over what is new of a job that is here and charges as before. True when that changed what is left of its
+    /// GPUs, because another measured use is now known to be its own.
     pub(crate) fn confirm(&mut self, job: &BoundJob) -> bool {
         let Some(known) = self.jobs.get_mut(&job.uid) else {
             return false;
         };
-        known.attempt = job.attempt;
-        if job.gpus.is_empty() {
+        let attempt = std::mem::replace(known, job.clone()).attempt;
+        if job.gpus.is_empty() || attempt == job.attempt {
             return false;
         }
         let before = self.gpus.clone();

@@ -244,6 +244,7 @@ impl Model {
             priority: needs.priority,
             enqueued_micros: self.submitted / 2,
             requirements,
+            ..Job::default()
         };
         self.cluster.upsert_job(job.clone());
         self.waiting.insert(job.uid.clone(), job);
@@ -438,6 +439,9 @@ fn bound(job: &Job, placement: &Placement) -> BoundJob {
         whole_node: placement.whole_node,
         cpu: placement.cpu,
         memory: placement.memory,
+        priority: job.priority,
+        terms: job.terms,
+        ..BoundJob::default()
     }
 }
 

@@ -11,7 +11,9 @@
 //! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
-//! bound j a 0,1 vram=10Gi cpu=1        release j        undo j        confirm j        remove j        at 90
+//!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER
+//! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 checkpoint=5m stopping=90
+//!             release j        undo j        confirm j        remove j        at 90
 //! decide [limit]        why j        examine j
 //! ```
 
@@ -24,9 +26,9 @@ use std::sync::Arc;
 
 use scheduler::explain::Standing;
 use scheduler::{
-    Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Exclusive, Gpu,
-    GpuRequest, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, QueueState, Quota, Requirements,
-    Settings, Taint, TaintEffect, Toleration,
+    Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
+    Gpu, GpuRequest, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, QueueState, Quota, Settings,
+    Span, Taint, TaintEffect, Toleration,
 };
 
 struct World {
@@ -201,9 +203,8 @@ impl World {
         let mut job = Job {
             uid: words[0].into(),
             queue: "default".into(),
-            priority: 0,
             enqueued_micros: self.clock,
-            requirements: Requirements::default(),
+            ..Job::default()
         };
         let (mut count, mut vram) = (None, None);
         let needs = &mut job.requirements;
@@ -213,6 +214,11 @@ impl World {
                 "queue" => job.queue = value.into(),
                 "prio" => job.priority = value.parse().unwrap(),
                 "enqueued" => job.enqueued_micros = value.parse().unwrap(),
+                "preemptible" => job.terms.preemptible = true,
+                "limit" => job.terms.limit = Some(span(value)),
+                "grace" => job.terms.grace = span(value),
+                "runs" => job.estimate = Some(estimate(value)),
+                "after" => job.ancestors = value.split(',').map(Into::into).collect(),
                 "cpu" => needs.cpu = cpu(value),
                 "mem" => needs.memory = bytes(value),
                 "gpus" => count = Some(value.parse().unwrap()),
@@ -252,11 +258,9 @@ impl World {
             gpus: gpus
                 .map(|at| GpuUuid::from(format!("{}/{at}", words[1])))
                 .collect(),
-            vram: None,
-            whole_gpus: false,
-            whole_node: false,
-            cpu: MilliCpu(0),
-            memory: Bytes(0),
+            bound_at: self.now,
+            started: Some(self.now),
+            ..BoundJob::default()
         };
         for word in &words[3..] {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -266,6 +270,14 @@ impl World {
                 "mem" => job.memory = bytes(value),
                 "queue" => job.queue = value.into(),
                 "whole" => job.whole_gpus = true,
+                "prio" => job.priority = value.parse().unwrap(),
+                "preemptible" => job.terms.preemptible = true,
+                "limit" => job.terms.limit = Some(span(value)),
+                "grace" => job.terms.grace = span(value),
+                "runs" => job.estimate = Some(estimate(value)),
+                "started" => job.started = Some(time(value)),
+                "checkpoint" => job.checkpointed = Some(time(value)),
+                "stopping" => job.stopping = Some(time(value)),
                 _ => panic!("unknown word of a bound job: {word}"),
             }
         }
@@ -294,8 +306,14 @@ impl World {
                     }
                     text.push('\n');
                     let uid = placement.job.to_string();
+                    let job = &self.jobs[&uid];
                     let bound = BoundJob {
-                        queue: self.jobs[&uid].queue.clone(),
+                        queue: job.queue.clone(),
+                        priority: job.priority,
+                        terms: job.terms,
+                        estimate: job.estimate,
+                        bound_at: self.now,
+                        started: Some(self.now),
                         attempt: 1,
                         uid: placement.job,
                         node: placement.node,
@@ -305,6 +323,7 @@ impl World {
                         whole_node: placement.whole_node,
                         cpu: placement.cpu,
                         memory: placement.memory,
+                        ..BoundJob::default()
                     };
                     self.placed.insert(uid, bound);
                 }
@@ -345,6 +364,31 @@ fn bytes(text: &str) -> Bytes {
     let (whole, tenths) = gib.split_once('.').unwrap_or((gib, "0"));
     let tenths = whole.parse::<u64>().unwrap() * 10 + tenths.parse::<u64>().unwrap();
     Bytes(tenths * Bytes::GIB / 10)
+}
+
+/// Seconds since the start of the script.
+fn time(text: &str) -> Millis {
+    Millis(0).plus(span(text))
+}
+
+/// Seconds, or minutes and hours with `m` and `h`.
+fn span(text: &str) -> Span {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => text
+            .strip_suffix('h')
+            .map_or((text, 1), |hours| (hours, 3600)),
+    };
+    Span::seconds(number.parse::<i64>().unwrap() * unit)
+}
+
+/// The median and the ninth decile of the run time, as in `10m:1h`.
+fn estimate(text: &str) -> Estimate {
+    let (median, p90) = text.split_once(':').unwrap();
+    Estimate {
+        median: span(median),
+        p90: span(p90),
+    }
 }
 
 fn pairs(text: &str) -> BTreeMap<Arc<str>, Arc<str>> {

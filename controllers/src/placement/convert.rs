@@ -7,9 +7,10 @@ use crds::job::{Exclusive, Toleration, TolerationOperator};
 use crds::job_status::{Binding, Effective};
 use crds::node::{DesiredState, GpuStatus, NodeInfo, TaintEffect};
 use crds::{Job, JobStatus, Node, QueueSpec, phase};
+use jiff::Timestamp;
 use scheduler::{
-    Attributed, BoundJob, Bytes, Capability, Gpu, GpuRequest, JobUid, MilliCpu, NodeName,
-    QueueName, QueueState, Quota, Requirements,
+    Attributed, BoundJob, Bytes, Capability, Gpu, GpuRequest, JobUid, MilliCpu, Millis, NodeName,
+    QueueName, QueueState, Quota, Requirements, Span, Terms,
 };
 
 /// Labels that every node bears, whatever its agent says.
@@ -36,7 +37,28 @@ pub(super) fn waiting_job(
         priority: effective.priority.value,
         enqueued_micros: enqueued.map_or(i64::MAX, |time| time.0.as_microsecond()),
         requirements: requirements(effective, avoid),
+        terms: terms(effective),
+        ..scheduler::Job::default()
     }
+}
+
+fn terms(effective: &Effective) -> Terms {
+    Terms {
+        preemptible: effective.preemptible.value,
+        limit: effective
+            .active_deadline_seconds
+            .as_ref()
+            .map(|limit| seconds(limit.value)),
+        grace: seconds(u64::from(effective.termination_grace_period_seconds.value)),
+    }
+}
+
+fn seconds(count: u64) -> Span {
+    Span::seconds(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+fn millis(time: Timestamp) -> Millis {
+    Millis(time.as_millisecond())
 }
 
 fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
@@ -124,6 +146,22 @@ pub(super) fn bound_job(job: &Job, status: &JobStatus, binding: &Binding) -> Bou
         whole_node: exclusive.is_some_and(|exclusive| exclusive.value == Exclusive::Node),
         cpu: MilliCpu(binding.cpu_millis),
         memory: Bytes(binding.memory_bytes),
+        priority: effective.map_or(0, |effective| effective.priority.value),
+        terms: effective.map(terms).unwrap_or_default(),
+        estimate: None,
+        bound_at: binding
+            .time
+            .as_ref()
+            .map_or(Millis(0), |time| millis(time.0)),
+        started: status.start_time.as_ref().map(|time| millis(time.0)),
+        checkpointed: status.checkpoint.as_ref().and_then(|checkpoint| {
+            let time = checkpoint.time.as_ref()?;
+            (checkpoint.attempt == status.attempt).then(|| millis(time.0))
+        }),
+        stopping: status
+            .stop
+            .as_ref()
+            .and_then(|stop| (stop.attempt == status.attempt).then(|| millis(stop.deadline.0))),
     }
 }
 

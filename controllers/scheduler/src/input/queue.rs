@@ -1,0 +1,25 @@
+//! Queues: what they allow.
+
+use super::units::{Bytes, MilliCpu};
+
+/// Most that a queue's bound jobs may hold together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// GPUs.
+    pub gpus: Option<u64>,
+    /// Declared GPU memory over all GPUs.
+    pub vram: Option<Bytes>,
+    /// CPU.
+    pub cpu: Option<MilliCpu>,
+    /// Jobs.
+    pub jobs: Option<u64>,
+}
+
+/// What a queue allows now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueState {
+    /// True keeps its jobs from being placed.
+    pub paused: bool,
+    /// Its quota.
+    pub quota: Quota,
+}
