@@ -20,8 +20,10 @@ use crate::attempt::{AttemptId, Ended, Held, StartRequest};
 use crate::ledger::Ledger;
 use crate::ledger::adopt::{Found, adopt};
 use crate::ledger::journal::Journal;
+use crate::ledger::spares::{Spare, Spares};
 use crate::runner::{Attached, Runner, RunnerError};
 use crate::shim::cgroup::{Cgroup, Cgroups};
+use crate::shim::command::owner;
 use crate::shim::record::Record;
 use crate::shim::{SHIM_EXISTS, SHIM_NO_RECORD, SHIM_OK, ShimRequest};
 use crate::spawner::{MOST_FRAME_BYTES, News, Spawner};
@@ -65,7 +67,7 @@ impl Drop for Link {
 }
 
 enum Command {
-    Start(AttemptId, Vec<u8>),
+    Start(Box<ShimRequest>),
     Forget(Vec<AttemptId>),
 }
 
@@ -162,6 +164,7 @@ impl ShimRunner {
             next_token: 0,
             asked: BTreeMap::new(),
             forked: BTreeMap::new(),
+            spares: Spares::default(),
             watched: JoinSet::new(),
             waiting: Vec::new(),
             forgotten: BTreeSet::new(),
@@ -211,15 +214,14 @@ impl Runner for ShimRunner {
                 let attempts_dir = link.ledger.attempts_dir().to_owned();
                 (attempts_dir, link.cgroups.clone(), link.commands.clone())
             })?;
-            let id = request.id.clone();
-            let body = serde_json::to_vec(&ShimRequest {
+            let request = ShimRequest {
                 attempts_dir,
                 cgroups,
+                spare: None,
                 start: request,
-            })
-            .map_err(|error| RunnerError::host("encode a request")(error.into()))?;
+            };
             commands
-                .send(Command::Start(id, body))
+                .send(Command::Start(Box::new(request)))
                 .await
                 .map_err(|_| RunnerError::Closed)
         }
@@ -300,9 +302,11 @@ struct Driver {
     ends: mpsc::Sender<(AttemptId, Ended)>,
     next_token: u64,
     /// Sent to the spawner, no shim heard of yet; kept whole, to be sent again to another spawner.
-    asked: BTreeMap<u64, (AttemptId, Vec<u8>)>,
+    asked: BTreeMap<u64, (Asked, Vec<u8>)>,
     /// Shims of the present spawner.
-    forked: BTreeMap<u64, AttemptId>,
+    forked: BTreeMap<u64, Asked>,
+    /// Directories that wait for attempts.
+    spares: Spares,
     /// Shims of earlier spawners, and what shims that were killed left behind.
     watched: JoinSet<AttemptId>,
     waiting: Vec<(AttemptId, Ending)>,
@@ -314,12 +318,22 @@ struct Driver {
     group: JoinSet<Group>,
 }
 
+/// An attempt that was sent to the spawner.
+struct Asked {
+    id: AttemptId,
+    /// The directory that was given to it.
+    spare: Option<Spare>,
+}
+
 struct Group {
     journal: Journal,
     ended: Vec<(AttemptId, Ended)>,
     running: Vec<(AttemptId, std::os::fd::OwnedFd)>,
     lingering: Vec<AttemptId>,
     failed: Vec<(AttemptId, Ending)>,
+    spares: Vec<Spare>,
+    /// How many went to the trash.
+    trashed: usize,
 }
 
 impl Driver {
@@ -372,7 +386,7 @@ impl Driver {
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(Command::Start(id, body)) => self.start(id, body, &mut sender).await,
+                    Some(Command::Start(request)) => self.start(*request, &mut sender).await,
                     Some(Command::Forget(ids)) => self.forgotten.extend(ids),
                     None => return,
                 },
@@ -389,39 +403,67 @@ impl Driver {
         }
     }
 
-    async fn start(&mut self, id: AttemptId, body: Vec<u8>, sender: &mut crate::spawner::Sender) {
-        if body.len() > MOST_FRAME_BYTES || !id.is_safe() {
+    async fn start(&mut self, mut request: ShimRequest, sender: &mut crate::spawner::Sender) {
+        let id = request.start.id.clone();
+        let spare = self.spares.take(owner(request.start.run_as.as_ref()));
+        request.spare = spare.as_ref().map(|spare| spare.name.clone());
+        let asked = Asked { id, spare };
+        match serde_json::to_vec(&request) {
+            Ok(body) => self.ask(asked, body, sender).await,
+            Err(error) => self.refuse(asked, format!("the request cannot be encoded: {error}")),
+        }
+    }
+
+    async fn ask(&mut self, asked: Asked, body: Vec<u8>, sender: &mut crate::spawner::Sender) {
+        if body.len() > MOST_FRAME_BYTES || !asked.id.is_safe() {
             let reason = format!(
                 "command, script and environment are {} bytes, more than {MOST_FRAME_BYTES}",
                 body.len()
             );
-            self.waiting.push((id, Ending::NotStarted(reason)));
+            self.refuse(asked, reason);
             return;
         }
         let token = self.next_token;
         self.next_token += 1;
         // A spawner that is gone is noticed by its news; what it did not take is sent to the next one.
         let _ = sender.fork(token, &body).await;
-        self.asked.insert(token, (id, body));
+        self.asked.insert(token, (asked, body));
+    }
+
+    /// Nothing will run for this attempt, as far as its shim is concerned.
+    fn refuse(&mut self, asked: Asked, reason: String) {
+        self.drop_spare(asked.spare);
+        self.waiting.push((asked.id, Ending::NotStarted(reason)));
+    }
+
+    /// A spare that a shim was given and may not have taken is in nobody's hands any more.
+    fn drop_spare(&mut self, spare: Option<Spare>) {
+        let Some(spare) = spare else { return };
+        self.trashed += 1;
+        if let Err(error) = self.ledger.throw_away(&spare) {
+            tracing::warn!(%error, spare = spare.name, "failed to throw away a spare directory");
+        }
     }
 
     fn on_news(&mut self, news: News) {
         match news {
             News::Forked { token, .. } => {
-                if let Some((id, _)) = self.asked.remove(&token) {
-                    self.forked.insert(token, id);
+                if let Some((asked, _)) = self.asked.remove(&token) {
+                    self.forked.insert(token, asked);
                 }
             }
             News::ForkFailed { token, errno } => {
-                if let Some((id, _)) = self.asked.remove(&token) {
+                if let Some((asked, _)) = self.asked.remove(&token) {
                     let error = io::Error::from_raw_os_error(errno);
-                    let reason = format!("no process could be made: {error}");
-                    self.waiting.push((id, Ending::NotStarted(reason)));
+                    self.refuse(asked, format!("no process could be made: {error}"));
                 }
             }
             News::Gone { token, status } => {
-                if let Some(id) = self.forked.remove(&token) {
-                    self.waiting.push((id, ending(status)));
+                if let Some(asked) = self.forked.remove(&token) {
+                    if status != SHIM_OK {
+                        self.drop_spare(asked.spare);
+                    }
+                    self.waiting.push((asked.id, ending(status)));
                 }
             }
         }
@@ -429,8 +471,8 @@ impl Driver {
 
     async fn respawn(&mut self) -> Spawner {
         // The shims of the dead spawner live on; they are watched like those of an earlier agent.
-        for (_, id) in std::mem::take(&mut self.forked) {
-            self.waiting.push((id, Ending::Unclear));
+        for (_, asked) in std::mem::take(&mut self.forked) {
+            self.waiting.push((asked.id, Ending::Unclear));
         }
         loop {
             match Spawner::start(&self.executable) {
@@ -443,8 +485,8 @@ impl Driver {
 
     async fn resend(&mut self, sender: &mut crate::spawner::Sender) {
         // The once-gate makes a second sending of the same attempt harmless.
-        for (id, body) in std::mem::take(&mut self.asked).into_values() {
-            self.start(id, body, sender).await;
+        for (asked, body) in std::mem::take(&mut self.asked).into_values() {
+            self.ask(asked, body, sender).await;
         }
     }
 
@@ -459,7 +501,6 @@ impl Driver {
         let count = self.waiting.len().min(MOST_GROUP);
         let waiting: Vec<_> = self.waiting.drain(..count).collect();
         let forgotten = std::mem::take(&mut self.forgotten);
-        self.trashed += forgotten.len();
         if self.trashed > MOST_TRASH {
             self.empty_trash();
         }
@@ -469,6 +510,8 @@ impl Driver {
             let mut running = Vec::new();
             let mut lingering = Vec::new();
             let mut failed = Vec::new();
+            let mut spares = Vec::new();
+            let mut trashed = 0;
             for (id, ending) in waiting {
                 match look(&ledger, &id, &ending) {
                     Ok(Found::Ended(Held { ended: Some(end), .. })) => ended.push((id, end)),
@@ -491,8 +534,13 @@ impl Driver {
                 tracing::error!(%error, "failed to journal ends");
             }
             for id in &forgotten {
-                if let Err(error) = ledger.forget(id) {
-                    tracing::warn!(%error, attempt = %id, "failed to remove an attempt's files");
+                match ledger.forget(id) {
+                    Ok(Some(spare)) => spares.push(spare),
+                    Ok(None) => trashed += 1,
+                    Err(error) => {
+                        trashed += 1;
+                        tracing::warn!(%error, attempt = %id, "failed to remove an attempt's files");
+                    }
                 }
             }
             if !forgotten.is_empty()
@@ -509,6 +557,8 @@ impl Driver {
                 running,
                 lingering,
                 failed,
+                spares,
+                trashed,
             }
         });
     }
@@ -530,6 +580,11 @@ impl Driver {
     async fn finish_group(&mut self, group: Group) -> bool {
         self.journal = Some(group.journal);
         self.waiting.extend(group.failed);
+        self.trashed += group.trashed;
+        for spare in group.spares {
+            let too_many = self.spares.add(spare);
+            self.drop_spare(too_many);
+        }
         for id in group.lingering {
             self.look_again(id);
         }

@@ -4,11 +4,12 @@
 mod cgroups;
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use common::{Host, request, wait_for};
-use nodeagent::attempt::{Program, RunAs, SignalCause};
+use common::{Agent, Host, request, wait_for};
+use nodeagent::attempt::{AttemptId, Program, RunAs, SignalCause};
 use nodeagent::runner::Runner;
 
 #[tokio::test]
@@ -312,6 +313,56 @@ async fn forgotten_attempts_leave_no_files() {
     .await;
     drop(agent);
     assert!(host.agent().await.held.is_empty());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_used_again_shows_the_next_job_nothing_of_the_last() {
+    let host = Host::new();
+    let mut agent = host.agent().await;
+    let mut inodes = BTreeSet::new();
+    // Whether a directory is ready in time for the next attempt is up to the threads; it is before long.
+    for number in 0.. {
+        assert!(number < 1000, "no directory was ever used again");
+        let uid = format!("job{number}");
+        let id = agent
+            .sh_as(&uid, "stat -c %i ..; ls -A; wc -l < ../log; ls ..; exit 9")
+            .await;
+        let end = agent.end_of(&id).await;
+        assert_eq!((end.code, end.lost), (Some(9), None));
+        let output = agent.output(&id).await;
+        let (inode, rest) = output.split_once('\n').expect("lines");
+        assert_eq!(rest, "1\nlog\nrecord\nwork\n");
+        if !inodes.insert(inode.to_owned()) {
+            break;
+        }
+        forget(&host, &agent, &id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_directory_with_something_left_in_it_is_not_used_again() {
+    let host = Host::new();
+    let mut agent = host.agent().await;
+    for uid in ["one", "two", "three"] {
+        let id = agent.sh_as(uid, "ls -A; touch left").await;
+        agent.end_of(&id).await;
+        assert_eq!(agent.output(&id).await, "");
+        forget(&host, &agent, &id).await;
+        assert!(
+            host.data_dir()
+                .join(format!("trash/{id}/work/left"))
+                .exists()
+        );
+    }
+}
+
+async fn forget(host: &Host, agent: &Agent, id: &AttemptId) {
+    let forgotten = agent.runner.forget(vec![id.clone()]).await;
+    forgotten.expect("accepted");
+    wait_for("the attempt to be forgotten", || {
+        !host.data_dir().join(format!("attempts/{id}")).exists()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,23 +6,26 @@
 //! DATA_DIR/attempts/UID-N/log      stdout and stderr of the attempt
 //! DATA_DIR/attempts/UID-N/work     the attempt's own working directory, when the job names none
 //! DATA_DIR/attempts/UID-N.stop     a stop that was asked for
+//! DATA_DIR/attempts/spare.LIFE.N   a directory that waits to become an attempt's (`spares`)
 //! DATA_DIR/ends.journal            ends, synced in groups before they are reported
 //! DATA_DIR/trash/UID-N             attempts that are forgotten and not yet removed
 //! DATA_DIR/kept/UID-N/work         what ended attempts left in their own working directories
 //! ```
 //!
-//! An attempt's directory goes once its end is accepted by the server and its log is on the server's disk: first to the
-//! trash, by one rename, and from there many at once. (ext4 does not reuse an inode for five seconds and looks through
-//! all that wait when it makes a new one, so removing each at its time makes every start dearer.) A working directory
-//! that is not empty is kept under `kept/` for [`KEEP_WORK`].
+//! An attempt's directory goes once its end is accepted by the server and its log is on the server's disk. One that is
+//! as good as new waits for another attempt; any other goes to the trash, by one rename, and from there many at once.
+//! (ext4 does not reuse an inode for minutes and looks through all that wait when it makes a new one, so removing each
+//! at its time makes every start dearer.) A working directory that is not empty is kept under `kept/` for [`KEEP_WORK`].
 
 pub(crate) mod adopt;
 pub(crate) mod journal;
+pub(crate) mod spares;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -31,6 +34,7 @@ use crate::attempt::{AttemptId, Held};
 use crate::runner::RunnerError;
 use crate::shim::record::{LOG, RECORD, Record, SCRIPT, WORK};
 use crate::shim::{self, stop};
+use spares::{PREFIX, Spare};
 
 /// How long a working directory that is not empty outlives its attempt.
 pub const KEEP_WORK: Duration = Duration::from_hours(24);
@@ -46,6 +50,9 @@ pub(crate) struct Ledger {
     kept: PathBuf,
     trash: PathBuf,
     journal: PathBuf,
+    /// The names of this agent's spares begin so.
+    spares: String,
+    next_spare: AtomicU64,
     /// Held as long as this agent lives.
     _lock: Flock<File>,
 }
@@ -100,11 +107,16 @@ impl Ledger {
             .mode(0o711)
             .create(&trash)
             .map_err(RunnerError::host("make the folder of trash"))?;
+        throw_away_spares(&attempts, &trash).map_err(RunnerError::host(
+            "throw away the spare directories of another agent",
+        ))?;
         Ok(Self {
             attempts,
             kept,
             trash,
             journal: data_dir.join("ends.journal"),
+            spares: format!("{PREFIX}{}.{}", std::process::id(), shim::now_micros()),
+            next_spare: AtomicU64::new(0),
             _lock: lock,
         })
     }
@@ -144,7 +156,7 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        Ok(Some(Record::parse(&bytes)))
+        Ok(Some(Record::parse(&bytes).of(id)))
     }
 
     /// Takes the once-gate of an attempt so that nobody can start it any more; false when it was taken before.
@@ -194,11 +206,33 @@ impl Ledger {
         Ok(bytes)
     }
 
-    /// Puts an ended attempt into the trash.
-    pub(crate) fn forget(&self, id: &AttemptId) -> io::Result<()> {
+    /// Lets go of an ended attempt: its directory becomes the spare that is returned, or goes to the trash.
+    pub(crate) fn forget(&self, id: &AttemptId) -> io::Result<Option<Spare>> {
         gone(fs::remove_file(stop::path(&self.attempts, id)))?;
-        let trash = self.trash.join(id.to_string());
-        gone(fs::rename(self.dir(id), trash))
+        let dir = self.dir(id);
+        let Some(reusable) = spares::inspect(&dir) else {
+            gone(fs::rename(dir, self.trash.join(id.to_string())))?;
+            return Ok(None);
+        };
+        let number = self.next_spare.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}.{number}", self.spares);
+        let spare = self.attempts.join(&name);
+        fs::rename(dir, &spare)?;
+        match reusable.make_ready(&spare) {
+            Ok(owner) => Ok(Some(Spare { name, owner })),
+            Err(error) => {
+                fs::rename(spare, self.trash.join(name))?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts a spare that nobody needs into the trash.
+    pub(crate) fn throw_away(&self, spare: &Spare) -> io::Result<()> {
+        gone(fs::rename(
+            self.attempts.join(&spare.name),
+            self.trash.join(&spare.name),
+        ))
     }
 
     /// Removes what is in the trash; a working directory with something in it is kept for a while.
@@ -236,6 +270,18 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// Puts the spares of another agent's life into the trash: nobody knows how far they came, and a shim that agent asked for
+/// may still take one.
+fn throw_away_spares(attempts: &Path, trash: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(attempts)? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            gone(fs::rename(attempts.join(&name), trash.join(&name)))?;
+        }
+    }
+    Ok(())
 }
 
 fn gone(result: io::Result<()>) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -133,13 +133,7 @@ impl Plan {
             directory.clone()
         } else {
             let work = dir.join(record::WORK);
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&work)
-                .map_err(|error| failed(format!("cannot make the working directory: {error}")))?;
-            give(&work, request.run_as.as_ref()).map_err(|error| {
-                failed(format!("cannot give away the working directory: {error}"))
-            })?;
+            make_work(&work, request.run_as.as_ref())?;
             work.to_string_lossy().into_owned()
         };
         let opened = match (&request.working_dir, &request.run_as) {
@@ -303,6 +297,34 @@ fn script_words(
     } else {
         vec!["/bin/sh".to_owned(), path]
     })
+}
+
+/// Makes the attempt's own working directory; a spare directory brings an empty one of the same user and group.
+fn make_work(work: &Path, run_as: Option<&RunAs>) -> Result<(), StartFailure> {
+    match fs::DirBuilder::new().mode(0o700).create(work) {
+        Ok(()) => give(work, run_as)
+            .map_err(|error| failed(format!("cannot give away the working directory: {error}"))),
+        Err(_)
+            if fs::symlink_metadata(work)
+                .is_ok_and(|data| data.is_dir() && (data.uid(), data.gid()) == owner(run_as)) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(failed(format!(
+            "cannot make the working directory: {error}"
+        ))),
+    }
+}
+
+/// User and group of what is made for a job.
+pub(crate) fn owner(run_as: Option<&RunAs>) -> (u32, u32) {
+    match run_as {
+        Some(run_as) => (run_as.uid, run_as.gid),
+        None => (
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        ),
+    }
 }
 
 fn give(path: &Path, run_as: Option<&RunAs>) -> std::io::Result<()> {

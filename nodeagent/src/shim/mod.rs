@@ -5,7 +5,8 @@
 //!
 //! # Guarantees
 //!
-//! - **Once.** The attempt's directory is made with mkdir; whoever finds it there starts nothing.
+//! - **Once.** The attempt's directory is made with mkdir, or is a spare one that gets the attempt's name by a rename that
+//!   replaces nothing (`crate::ledger::spares`); whoever finds it there starts nothing.
 //! - **Durable words before deeds.** The record (`record`) says what is about to happen before the fork and before the
 //!   first signal, and holds the exit before the shim ends.
 //! - **The whole tree.** The shim is a sub-reaper: TERM goes to everything below it, KILL follows after the grace
@@ -71,7 +72,10 @@ pub(crate) struct ShimRequest {
     /// Where the attempt's cgroup is made, if it gets one.
     #[serde(default)]
     pub(crate) cgroups: Option<Cgroup>,
-    /// Value for the command's oom_score_adj, where the shim's own was lowered.
+    /// Name of a directory there that waits to become an attempt's, if there is one.
+    #[serde(default)]
+    pub(crate) spare: Option<String>,
+    /// What is run.
     pub(crate) start: StartRequest,
 }
 
@@ -126,9 +130,9 @@ impl Shim {
         mask.add(NixSignal::SIGUSR1);
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let dir = attempt_dir(&request.attempts_dir, &request.start.id);
-        DirBuilder::new().mode(0o711).create(&dir)?;
+        let is_spare = take_gate(request, &dir)?;
         let record = OpenOptions::new()
-            .create_new(true)
+            .create_new(!is_spare)
             .append(true)
             .mode(0o600)
             .open(dir.join(record::RECORD))?;
@@ -136,7 +140,7 @@ impl Shim {
         let taken = || io::Error::from(io::ErrorKind::AlreadyExists);
         let mut record =
             Flock::lock(record, FlockArg::LockExclusiveNonblock).map_err(|_| taken())?;
-        if record.metadata()?.len() > 0 {
+        if record.metadata()?.len() > record::BLANK.len() as u64 {
             return Err(taken());
         }
         let pid = std::process::id().cast_signed();
@@ -347,9 +351,10 @@ impl Shim {
         rung
     }
 
+    /// Opens the log; a spare directory may bring an empty one.
     fn create_log(&self) -> io::Result<File> {
         OpenOptions::new()
-            .create_new(true)
+            .create(true)
             .append(true)
             .mode(0o600)
             .open(self.dir.join(record::LOG))
@@ -393,6 +398,22 @@ impl Shim {
     }
 }
 
+/// Takes the once-gate of an attempt: its directory's name, which nobody had before. True when the directory is a spare one.
+fn take_gate(request: &ShimRequest, dir: &Path) -> io::Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    if let Some(spare) = &request.spare {
+        let spare = request.attempts_dir.join(spare);
+        match renameat_with(CWD, &spare, CWD, dir, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::EXIST) => return Err(io::ErrorKind::AlreadyExists.into()),
+            // It is gone, or this file system cannot do it.
+            Err(_) => {}
+        }
+    }
+    DirBuilder::new().mode(0o711).create(dir)?;
+    Ok(false)
+}
+
 fn own_pid() -> i32 {
     std::process::id().cast_signed()
 }
@@ -417,4 +438,60 @@ pub(crate) fn make_attempts_dir(data_dir: &Path) -> io::Result<PathBuf> {
         .mode(0o711)
         .create(&attempts)?;
     fs::canonicalize(attempts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::{AttemptId, Charge, Program};
+
+    fn request(dir: &Path, uid: &str, spare: &str) -> ShimRequest {
+        ShimRequest {
+            attempts_dir: dir.to_owned(),
+            cgroups: None,
+            spare: Some(spare.to_owned()),
+            start: StartRequest {
+                id: AttemptId {
+                    uid: uid.to_owned(),
+                    attempt: 1,
+                },
+                namespace: String::new(),
+                name: String::new(),
+                program: Program::Command(Vec::new()),
+                env: Vec::new(),
+                working_dir: None,
+                run_as: None,
+                grace_secs: 0,
+                deadline_secs: None,
+                charge: Charge::default(),
+                boot_id: String::new(),
+            },
+        }
+    }
+
+    fn gate(dir: &Path, uid: &str, spare: &str) -> io::Result<bool> {
+        let request = request(dir, uid, spare);
+        take_gate(&request, &attempt_dir(dir, &request.start.id))
+    }
+
+    #[test]
+    fn a_spare_goes_to_one_attempt_and_no_attempt_is_taken_twice() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = dir.path();
+        for spare in ["spare.1", "spare.2"] {
+            fs::create_dir(dir.join(spare)).expect("writable");
+        }
+        fs::write(dir.join("spare.1/mark"), "").expect("writable");
+        assert!(gate(dir, "a", "spare.1").expect("free"));
+        assert!(dir.join("a-1/mark").exists());
+        // The same spare once more: whoever comes second makes a directory of his own.
+        assert!(!gate(dir, "b", "spare.1").expect("free"));
+        // The same attempt once more, with the spare that it has had, with a fresh one, and without any.
+        for spare in ["spare.1", "spare.2", "spare.3"] {
+            let error = gate(dir, "a", spare).expect_err("taken");
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{spare}");
+        }
+        assert!(dir.join("spare.2").exists(), "it was not used up");
+        assert!(dir.join("a-1/mark").exists(), "it was not replaced");
+    }
 }

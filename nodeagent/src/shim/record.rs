@@ -9,6 +9,9 @@
 //! - `Intent` is written before the fork, `Signalled` before the first signal, `Exited` once the command was waited
 //!   for, and `Emptied` once the kernel said that no process of its tree is left.
 //!
+//! - A record speaks for the attempt that its `Intent` names. A directory that is used again (`crate::ledger::spares`)
+//!   comes with a blank record, and what a power cut might bring back of the attempt before is not believed.
+//!
 //! The shim does not sync: the agent journals ends in groups before it reports them (`crate::ledger::journal`).
 
 use std::fs::File;
@@ -17,10 +20,13 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
-use crate::attempt::{Charge, Ended, SignalCause, StartRequest};
+use crate::attempt::{AttemptId, Charge, Ended, SignalCause, StartRequest};
 
 /// Name of the record in the attempt's directory.
 pub(crate) const RECORD: &str = "record";
+/// What a record holds that says nothing yet. A file that is cut to nothing is written out by ext4 when it is closed, to
+/// save those who replace files that way; one that is cut to a line end is not.
+pub(crate) const BLANK: &[u8] = b"\n";
 /// Name of the output, stdout and stderr together.
 pub(crate) const LOG: &str = "log";
 /// Name of the attempt's own working directory.
@@ -42,6 +48,9 @@ pub(crate) enum Line {
         charge: Charge,
         #[serde(default)]
         cgroup: Option<Cgroup>,
+        /// Whose record this is; absent in records from before directories were used again.
+        #[serde(default)]
+        id: Option<AttemptId>,
     },
     /// The command's process exists.
     Started {
@@ -84,6 +93,7 @@ impl Line {
             grace_secs: request.grace_secs,
             charge: request.charge.clone(),
             cgroup,
+            id: Some(request.id.clone()),
         }
     }
 }
@@ -101,6 +111,8 @@ pub(crate) fn append(file: &mut File, lines: &[Line]) -> io::Result<()> {
 /// What a record says so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
+    /// Whose it is, if it says so.
+    pub(crate) id: Option<AttemptId>,
     pub(crate) shim: Option<(i32, u64)>,
     pub(crate) boot_id: String,
     pub(crate) namespace: String,
@@ -131,6 +143,14 @@ impl Record {
         record
     }
 
+    /// What it says of this attempt: nothing if it is another's.
+    pub(crate) fn of(self, id: &AttemptId) -> Self {
+        match &self.id {
+            Some(own) if own != id => Self::default(),
+            _ => self,
+        }
+    }
+
     fn apply(&mut self, line: Line) {
         match line {
             Line::Intent {
@@ -142,7 +162,9 @@ impl Record {
                 grace_secs,
                 charge,
                 cgroup,
+                id,
             } => {
+                self.id = id;
                 self.shim = Some((shim_pid, shim_start_ticks));
                 self.boot_id = boot_id;
                 self.namespace = namespace;

@@ -1,8 +1,8 @@
 //! The few system calls that Rust cannot prove safe: fork (into a cgroup too), exit without handlers, signal dispositions, closing
-//! everything, and the clock that goes on while the machine sleeps. All unsafe code of this crate is in this file.
+//! everything, leases, and the clock that goes on while the machine sleeps. All unsafe code of this crate is in this file.
 #![expect(
     unsafe_code,
-    reason = "fork, clone3, sigaction and close_range have no safe form"
+    reason = "fork, clone3, sigaction, close_range and leases have no safe form"
 )]
 
 use std::ffi::c_int;
@@ -13,6 +13,9 @@ use std::time::Duration;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
 use tokio::io::unix::AsyncFd;
+
+/// Which signal tells of news about a descriptor; the libc crate has it for some targets only.
+const F_SETSIG: c_int = 10;
 
 /// Forks. The caller must be single-threaded, as the spawner and the shim are, so the child may do anything.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
@@ -94,6 +97,21 @@ pub(crate) fn close_descriptors_from(first: c_int) {
             }
         }
     }
+}
+
+/// Whether anybody else has this file open, in any process, or cannot be excluded to. The file is open for writing.
+pub(crate) fn is_open_elsewhere(file: impl AsFd) -> bool {
+    let descriptor = file.as_fd().as_raw_fd();
+    let ask = |command, argument: c_int| {
+        // SAFETY: the descriptor is open for as long as it is borrowed, and these commands touch no memory of ours.
+        unsafe { libc::fcntl(descriptor, command, argument) }
+    };
+    // A write lease is given only to him who alone has the file open. Who opens it meanwhile waits for the lease to go,
+    // and its holder gets a signal, by default one that would end him; this one is ignored.
+    if ask(F_SETSIG, libc::SIGURG) != 0 || ask(libc::F_SETLEASE, libc::F_WRLCK) != 0 {
+        return true;
+    }
+    ask(libc::F_SETLEASE, libc::F_UNLCK) != 0
 }
 
 /// Time since boot, suspension included.
