@@ -130,26 +130,30 @@ impl Cluster {
 
     /// Where a job goes on a node that it fits.
     pub(crate) fn placement(&self, job: &Job, name: &NodeName) -> Option<Placement> {
-        let state = self.nodes.get(name)?;
-        let facts = state.facts.as_ref()?;
-        let needs = &job.requirements;
-        let chosen = fit::choose_gpus(needs, state);
-        let gpus: Vec<_> = chosen.iter().map(|at| &facts.gpus[*at]).collect();
-        let capacities = gpus.iter().map(|gpu| vram::capacity(gpu));
-        let declared = match needs.gpus {
-            // Who names the class of a card asks for more than it can have.
-            GpuRequest::Vram { bytes, .. } => Some(capacities.min().unwrap_or(bytes).min(bytes)),
-            GpuRequest::None | GpuRequest::Whole(_) => None,
-        };
-        Some(Placement {
-            job: job.uid.clone(),
-            node: name.clone(),
-            whole_gpus: fit::takes_whole_gpus(needs, &gpus),
-            gpus: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
-            vram: declared,
-            whole_node: needs.exclusive == Exclusive::Node,
-            cpu: needs.cpu,
-            memory: needs.memory,
-        })
+        placement_on(job, name, self.nodes.get(name)?)
     }
+}
+
+/// Where a job goes on a node in a state that it fits.
+pub(crate) fn placement_on(job: &Job, name: &NodeName, state: &NodeState) -> Option<Placement> {
+    let facts = state.facts.as_ref()?;
+    let needs = &job.requirements;
+    let chosen = fit::choose_gpus(needs, state);
+    let gpus: Vec<_> = chosen.iter().map(|at| &facts.gpus[*at]).collect();
+    let capacities = gpus.iter().map(|gpu| vram::capacity(gpu));
+    let declared = match needs.gpus {
+        // Who names the class of a card asks for more than it can have.
+        GpuRequest::Vram { bytes, .. } => Some(capacities.min().unwrap_or(bytes).min(bytes)),
+        GpuRequest::None | GpuRequest::Whole(_) => None,
+    };
+    Some(Placement {
+        job: job.uid.clone(),
+        node: name.clone(),
+        whole_gpus: fit::takes_whole_gpus(needs, &gpus),
+        gpus: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        vram: declared,
+        whole_node: needs.exclusive == Exclusive::Node,
+        cpu: needs.cpu,
+        memory: needs.memory,
+    })
 }

@@ -79,7 +79,7 @@ impl Usage {
         }
     }
 
-    fn minus(self, other: Self) -> Self {
+    pub(crate) fn minus(self, other: Self) -> Self {
         Self {
             gpus: self.gpus.saturating_sub(other.gpus),
             vram: self.vram.saturating_sub(other.vram),

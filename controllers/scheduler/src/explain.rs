@@ -301,7 +301,7 @@ impl Cluster {
     }
 }
 
-fn asked(needs: &Requirements) -> Usage {
+pub(crate) fn asked(needs: &Requirements) -> Usage {
     let gpus = u64::from(needs.gpus.count());
     let vram = match needs.gpus {
         GpuRequest::Vram { bytes, .. } => Bytes(bytes.0.saturating_mul(gpus)),

@@ -20,6 +20,16 @@ pub(crate) struct Score {
     third: u64,
 }
 
+/// Could a job fit a node if nothing ran there? Cheap; it tells which nodes are worth a closer look.
+pub(crate) fn may_fit(needs: &Requirements, name: &NodeName, state: &NodeState) -> bool {
+    state.facts.as_ref().is_some_and(|node| {
+        needs.cpu <= node.cpu
+            && needs.memory <= node.memory
+            && static_misfit(needs, name, node).is_none()
+            && gpu_kind_misfit(needs, node, state).is_none()
+    })
+}
+
 /// The reasons why a job does not fit; empty when it fits. With `all`, those beyond the first as well.
 pub(crate) fn misfits(
     needs: &Requirements,

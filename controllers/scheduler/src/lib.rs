@@ -22,6 +22,7 @@
 //! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
 //! - [`explain`]: the state of one waiting job.
+//! - [`preempt`]: whom to displace for a job that cannot be placed.
 //! - [`check`]: invariants of the state, for tests and debug builds.
 
 mod attempt;
@@ -33,6 +34,7 @@ pub mod fit;
 pub mod input;
 mod node_state;
 mod pending;
+pub mod preempt;
 mod ranking;
 pub mod reason;
 pub mod vram;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::input::{BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node};
+use crate::input::{Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node};
 use crate::vram::{self, Headroom, Promise};
 
 /// One node with the jobs bound to it. A node that is not known (any more) may still have jobs.
@@ -42,7 +42,61 @@ pub(crate) struct GpuState {
     pub(crate) model: String,
 }
 
+/// A job that was thought away from a node, with what it was measured to use there.
+#[derive(Clone, Debug)]
+pub(crate) struct Vacated {
+    job: BoundJob,
+    /// By the position of the GPU: its entry, and how much of the GPU's use it was.
+    seen: Vec<(usize, Attributed, Bytes)>,
+}
+
 impl NodeState {
+    /// A copy to think on, without the memory of what the node once had.
+    pub(crate) fn working_copy(&self) -> Self {
+        Self {
+            facts: self.facts.clone(),
+            high_water: HighWater::default(),
+            jobs: self.jobs.clone(),
+            gpus: self.gpus.clone(),
+            ..*self
+        }
+    }
+
+    /// Removes a job as if it had ended and what it uses were free already.
+    pub(crate) fn vacate(&mut self, uid: &JobUid) -> Option<Vacated> {
+        let job = self.jobs.get(uid)?;
+        let mut seen = Vec::new();
+        let gpus = self.facts.iter_mut().flat_map(|node| &mut node.gpus);
+        for (at, gpu) in gpus.enumerate() {
+            let its = |use_: &Attributed| {
+                use_.job == *uid && (job.attempt == 0 || use_.attempt == job.attempt)
+            };
+            if job.gpus.contains(&gpu.uuid)
+                && let Some(entry) = gpu.attributed.iter().position(its)
+            {
+                let entry = gpu.attributed.remove(entry);
+                let used = gpu.used.unwrap_or_default();
+                let left = used.saturating_sub(entry.used);
+                gpu.used = gpu.used.map(|_| left);
+                seen.push((at, entry, used.saturating_sub(left)));
+            }
+        }
+        let job = self.remove(uid)?;
+        Some(Vacated { job, seen })
+    }
+
+    /// Takes back a [`vacate`](Self::vacate).
+    pub(crate) fn reoccupy(&mut self, vacated: Vacated) {
+        let gpus = self.facts.as_mut().map(|node| &mut node.gpus);
+        if let Some(gpus) = gpus {
+            for (at, entry, used) in vacated.seen {
+                gpus[at].used = gpus[at].used.map(|rest| rest.saturating_add(used));
+                gpus[at].attributed.push(entry);
+            }
+        }
+        self.add(vacated.job);
+    }
+
     pub(crate) fn cpu_free(&self, node: &Node) -> MilliCpu {
         MilliCpu(node.cpu.0.saturating_sub(self.cpu_used))
     }

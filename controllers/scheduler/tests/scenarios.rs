@@ -8,13 +8,13 @@
 //! node a cpu=8 mem=64Gi gpus=24Gi,80Gi model=A100 cc=8.0 labels=zone=x taints=k=v:NoSchedule offers=docker max=4
 //! node a gone | cordoned | notready | drain        (more words on a node line; it keeps what was said before)
 //! gpu a 0 used=3Gi foreign=2Gi,1Gi holders=1 sick use=JOB:used:peak
-//! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3
+//! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 min=5m (run time before its jobs may be displaced)
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
 //!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER
 //! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 checkpoint=5m stopping=90
 //!             release j        undo j        confirm j        remove j        at 90
-//! decide [limit]        why j        examine j
+//! decide [limit]        why j        examine j        plan j [node]
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a malformed script is a failed test")]
@@ -27,8 +27,8 @@ use std::sync::Arc;
 use scheduler::explain::Standing;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
-    Gpu, GpuRequest, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, QueueState, Quota, Settings,
-    Span, Taint, TaintEffect, Toleration,
+    Gpu, GpuRequest, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, Placement, QueueState, Quota,
+    Settings, Span, Taint, TaintEffect, Toleration, preempt,
 };
 
 struct World {
@@ -86,6 +86,7 @@ impl World {
                 output = Some(self.decide(limit));
             }
             "why" => output = Some(self.why(rest[0])),
+            "plan" => output = Some(self.plan(&rest)),
             "examine" => {
                 let mut text = String::new();
                 for (node, misfits) in self.cluster.examine(&rest[0].into()) {
@@ -191,6 +192,7 @@ impl World {
                 "jobs" => state.quota.jobs = Some(value.parse().unwrap()),
                 "cpu" => state.quota.cpu = Some(cpu(value)),
                 "vram" => state.quota.vram = Some(bytes(value)),
+                "min" => state.min_runtime = span(value),
                 "open" => state.quota = Quota::default(),
                 _ => panic!("unknown word of a queue: {word}"),
             }
@@ -289,22 +291,8 @@ impl World {
         for decision in self.cluster.decide(self.now, limit) {
             match decision {
                 Decision::Bind(placement) => {
-                    write!(text, "bind {} {}", placement.job, placement.node).unwrap();
-                    let gpus: Vec<_> = placement
-                        .gpus
-                        .iter()
-                        .map(|gpu| gpu.as_str().rsplit('/').next().unwrap())
-                        .collect();
-                    if !gpus.is_empty() {
-                        write!(text, " gpu {}", gpus.join(",")).unwrap();
-                    }
-                    if placement.whole_gpus {
-                        text.push_str(" whole");
-                    }
-                    if placement.whole_node {
-                        text.push_str(" alone");
-                    }
-                    text.push('\n');
+                    let gpus = gpus(&placement);
+                    writeln!(text, "bind {} {}{gpus}", placement.job, placement.node).unwrap();
                     let uid = placement.job.to_string();
                     let job = &self.jobs[&uid];
                     let bound = BoundJob {
@@ -338,6 +326,26 @@ impl World {
         text
     }
 
+    fn plan(&self, words: &[&str]) -> String {
+        let job = words[0].into();
+        let plan = match words.get(1) {
+            None => preempt::plan(&self.cluster, &job, self.now),
+            Some(node) => preempt::plan_on(&self.cluster, &job, &(*node).into(), self.now),
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(why) => return format!("no plan: {why}\n"),
+        };
+        let mut text = format!("{}{}\n", plan.placement.node, gpus(&plan.placement));
+        for victim in plan.victims {
+            writeln!(text, "stop {victim}").unwrap();
+        }
+        for job in plan.leaving {
+            writeln!(text, "leaving {job}").unwrap();
+        }
+        text
+    }
+
     fn why(&self, job: &str) -> String {
         match self.cluster.explain(&job.into()) {
             None => "unknown\n".into(),
@@ -347,6 +355,26 @@ impl World {
             Some(Standing::Never(why)) => format!("never {}: {why}\n", why.class()),
         }
     }
+}
+
+/// The GPUs of a placement and what it has to itself.
+fn gpus(placement: &Placement) -> String {
+    let mut text = String::new();
+    let gpus: Vec<_> = placement
+        .gpus
+        .iter()
+        .map(|gpu| gpu.as_str().rsplit('/').next().unwrap())
+        .collect();
+    if !gpus.is_empty() {
+        write!(text, " gpu {}", gpus.join(",")).unwrap();
+    }
+    if placement.whole_gpus {
+        text.push_str(" whole");
+    }
+    if placement.whole_node {
+        text.push_str(" alone");
+    }
+    text
 }
 
 fn cpu(text: &str) -> MilliCpu {

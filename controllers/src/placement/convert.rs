@@ -267,5 +267,6 @@ pub(super) fn queue(queue: &QueueSpec) -> QueueState {
             cpu: quota.cpu.map(|cpu| MilliCpu(cpu.millis().unwrap_or(0))),
             jobs: quota.running_jobs.map(u64::from),
         },
+        ..QueueState::default()
     }
 }

@@ -1,6 +1,6 @@
 //! Queues: what they allow.
 
-use super::units::{Bytes, MilliCpu};
+use super::units::{Bytes, MilliCpu, Span};
 
 /// Most that a queue's bound jobs may hold together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,4 +22,6 @@ pub struct QueueState {
     pub paused: bool,
     /// Its quota.
     pub quota: Quota,
+    /// How long its jobs run at least before they may be displaced.
+    pub min_runtime: Span,
 }

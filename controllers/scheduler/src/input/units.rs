@@ -153,3 +153,43 @@ impl Span {
         Self(self.0.saturating_add(other.0))
     }
 }
+
+impl fmt::Display for Span {
+    /// In its two largest units, rounded down: `2d3h`, `1h30m`, `10m`, `45s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 / 1000;
+        let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+        let Some(at) = units.iter().position(|(size, _)| seconds >= *size) else {
+            return f.write_str("0s");
+        };
+        let (size, letter) = units[at];
+        write!(f, "{}{letter}", seconds / size)?;
+        if let Some((finer, letter)) = units.get(at + 1)
+            && seconds % size >= *finer
+        {
+            write!(f, "{}{letter}", seconds % size / finer)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_shown_in_its_two_largest_units() {
+        let rows = [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (605, "10m5s"),
+            (5400, "1h30m"),
+            (3601, "1h"),
+            (183_600, "2d3h"),
+        ];
+        for (seconds, shown) in rows {
+            assert_eq!(Span::seconds(seconds).to_string(), shown);
+        }
+    }
+}

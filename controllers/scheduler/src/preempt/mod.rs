@@ -1,0 +1,200 @@
+//! Preemption plans: the cheapest jobs to displace so that one that cannot be placed can (rules.md section 8).
+//!
+//! **Guarantees.** A plan really makes room: the job fits the node's state without the victims, by the same check that
+//! places jobs. No victim is there in vain: without any one of them it would not fit. A victim's declared priority is
+//! strictly lower and it is preemptible, or its queue holds more than its quota and the job's queue does not; it never is
+//! something that the job depends on, a binding that is not confirmed, a job that is being stopped already, or one that has
+//! not run as long as its queue promises. A job that its queue keeps gets no plan.
+//!
+//! **Cost.** The highest priority among the victims, then the GPU time lost since their last checkpoints, then their number,
+//! then the core time lost; the least over all nodes. Of equal plans the better fit wins, then the node's name. On one node
+//! the least is found by a search that is exact for a dozen candidates and is cut off after a fixed number of looks beyond.
+//!
+//! What is being stopped counts as free soon: a plan without victims says that only waiting is needed.
+
+mod search;
+mod victims;
+
+use std::fmt;
+
+use crate::cluster::{Cluster, Entry};
+use crate::decide::Placement;
+use crate::explain::Explanation;
+use crate::fit;
+use crate::input::{Job, JobUid, Millis, NodeName, QueueName, Span};
+
+use search::Search;
+use victims::Rights;
+
+/// What to displace so that a job can have a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where the job goes once the room is there.
+    pub placement: Placement,
+    /// Who is to be stopped, by uid. Empty when it is enough that those leave that are being stopped already.
+    pub victims: Vec<Victim>,
+    /// Jobs there that are being stopped already and that the plan counts as gone, by uid.
+    pub leaving: Vec<JobUid>,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// A job to be displaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// The job.
+    pub job: JobUid,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its declared priority.
+    pub priority: i32,
+    /// GPU time that it loses, in GPU-milliseconds since its last checkpoint, or since its start.
+    pub lost: u64,
+    /// Why it may be displaced.
+    pub right: Right,
+}
+
+/// Why a job may be displaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// It is preemptible and of lower declared priority.
+    Priority,
+    /// Its queue holds more than its quota, and the queue of the job that needs room does not.
+    Borrowed,
+}
+
+/// What a plan costs; less is better, field by field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost {
+    /// The highest declared priority among the victims; `None` without victims.
+    pub priority: Option<i32>,
+    /// GPU-milliseconds lost.
+    pub lost: u64,
+    /// Number of victims.
+    pub victims: u32,
+    /// Core-milliseconds lost, so that among jobs without GPUs the youngest goes.
+    pub core_lost: u64,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPlan {
+    /// The job does not wait.
+    NotWaiting,
+    /// It fits this node as it is.
+    Fits(NodeName),
+    /// Its queue keeps it, so it displaces nobody.
+    Queue(Explanation),
+    /// There is nobody whom it may displace where it could run.
+    Nobody,
+    /// Even without everybody whom it may displace it would not fit.
+    NotEnough,
+}
+
+impl fmt::Display for Victim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { job, priority, .. } = self;
+        let borrowed = match self.right {
+            Right::Priority => "",
+            Right::Borrowed => ", on borrowed quota",
+        };
+        let lost = Span(i64::try_from(self.lost).unwrap_or(i64::MAX));
+        write!(
+            f,
+            "{job} (priority {priority}{borrowed}, loses {lost} of GPU time)"
+        )
+    }
+}
+
+impl fmt::Display for NoPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoPlan::NotWaiting => f.write_str("it does not wait"),
+            NoPlan::Fits(node) => write!(f, "it fits {node} without displacing anybody"),
+            NoPlan::Queue(why) => write!(f, "it displaces nobody while its queue keeps it: {why}"),
+            NoPlan::Nobody => f.write_str("there is nobody whom it may displace"),
+            NoPlan::NotEnough => {
+                f.write_str("it would not fit even without everybody whom it may displace")
+            }
+        }
+    }
+}
+
+/// The cheapest plan for a waiting job over all nodes.
+///
+/// # Errors
+/// Why there is none.
+pub fn plan(cluster: &Cluster, uid: &JobUid, now: Millis) -> Result<Plan, NoPlan> {
+    let job = cluster.waiting_job(uid).ok_or(NoPlan::NotWaiting)?;
+    plan_for(cluster, job, now, None)
+}
+
+/// The cheapest plan for a waiting job on one node.
+///
+/// # Errors
+/// Why there is none.
+pub fn plan_on(
+    cluster: &Cluster,
+    uid: &JobUid,
+    node: &NodeName,
+    now: Millis,
+) -> Result<Plan, NoPlan> {
+    let job = cluster.waiting_job(uid).ok_or(NoPlan::NotWaiting)?;
+    plan_for(cluster, job, now, Some(node))
+}
+
+/// The cheapest plan for a job that need not be known, on one node or on all.
+pub(crate) fn plan_for(
+    cluster: &Cluster,
+    job: &Job,
+    now: Millis,
+    on: Option<&NodeName>,
+) -> Result<Plan, NoPlan> {
+    if let Some(why) = cluster.queue_reason(&job.queue, &job.requirements) {
+        return Err(NoPlan::Queue(why));
+    }
+    let needs = &job.requirements;
+    let nodes = || {
+        let candidates = cluster.candidates(needs);
+        candidates.filter(move |(name, _)| on.is_none_or(|only| only == *name))
+    };
+    let fits = nodes()
+        .filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name)))
+        .min();
+    if let Some((_, name)) = fits {
+        return Err(NoPlan::Fits(name.clone()));
+    }
+    let rights = Rights::of(cluster, job, now);
+    let mut best = None;
+    let mut somebody = false;
+    for (name, state) in nodes().filter(|(name, state)| fit::may_fit(needs, name, state)) {
+        let search = Search::new(&rights, name, state);
+        somebody |= !search.is_vain();
+        if let Some(found) = search.cheapest(best.as_ref().map(|(cost, _, _)| *cost)) {
+            let key = (found.cost, found.score, name);
+            if best.as_ref().is_none_or(|known| key < *known) {
+                best = Some(key);
+            }
+        }
+    }
+    let Some((_, _, name)) = best else {
+        return Err(if somebody {
+            NoPlan::NotEnough
+        } else {
+            NoPlan::Nobody
+        });
+    };
+    let state = cluster.nodes.get(name).ok_or(NoPlan::Nobody)?;
+    let search = Search::new(&rights, name, state);
+    search.plan(job).ok_or(NoPlan::NotEnough)
+}
+
+impl Cluster {
+    /// A job that waits.
+    pub(crate) fn waiting_job(&self, uid: &JobUid) -> Option<&Job> {
+        match self.jobs.get(uid)? {
+            Entry::Pending { job, .. } => Some(job),
+            Entry::Assumed { .. } | Entry::Bound { .. } | Entry::Infeasible { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The cheapest set of victims on one node.
+//!
+//! Fitting is monotone: what fits beside some jobs fits beside fewer. So the lowest priority that must be touched is found
+//! by taking everybody up to it, and within that a set is made small by putting back whom the job fits beside, the dearest
+//! first. That greedy set is the first answer; a search over who stays, cut where it gets dearer than the best known,
+//! finds the least.
+
+use crate::attempt;
+use crate::fit::{self, Score};
+use crate::input::{Exclusive, Job, NodeName};
+use crate::node_state::{NodeState, Vacated};
+
+use super::victims::{Candidate, Rights};
+use super::{Cost, Plan};
+
+/// Most looks at a node in one search: exact for ten candidates, and a fraction of a millisecond.
+const MOST_LOOKS: u32 = 1500;
+
+/// A search on one node.
+pub(super) struct Search<'a> {
+    rights: &'a Rights<'a>,
+    name: &'a NodeName,
+    /// The node, without those that are leaving and without the candidates that are away.
+    state: NodeState,
+    /// By priority, and the dearest first within one.
+    candidates: Vec<Candidate<'a>>,
+    /// What is needed to put a candidate back; `None` for those that are there.
+    away: Vec<Option<Vacated>>,
+    leaving: usize,
+    looks: u32,
+}
+
+/// What a search found.
+pub(super) struct Found {
+    pub(super) cost: Cost,
+    pub(super) score: Score,
+    /// Positions of the victims.
+    taken: Vec<usize>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(rights: &'a Rights<'a>, name: &'a NodeName, state: &'a NodeState) -> Self {
+        let mut candidates: Vec<Candidate<'a>> = state
+            .jobs
+            .values()
+            .filter_map(|job| rights.candidate(job))
+            .collect();
+        candidates.sort_by(|one, other| {
+            let key =
+                |c: &Candidate<'a>| (c.job.priority, std::cmp::Reverse((c.lost, c.core_lost)));
+            key(one)
+                .cmp(&key(other))
+                .then_with(|| one.job.uid.cmp(&other.job.uid))
+        });
+        let mut copy = state.working_copy();
+        let leaving: Vec<_> = state
+            .jobs
+            .values()
+            .filter(|job| job.stopping.is_some())
+            .collect();
+        for job in &leaving {
+            copy.vacate(&job.uid);
+        }
+        Self {
+            rights,
+            name,
+            leaving: leaving.len(),
+            state: copy,
+            away: vec![None; candidates.len()],
+            candidates,
+            looks: MOST_LOOKS,
+        }
+    }
+
+    /// True when nobody is leaving and nobody may be made to leave.
+    pub(super) fn is_vain(&self) -> bool {
+        self.candidates.is_empty() && self.leaving == 0
+    }
+
+    /// The cheapest set here, unless it is dearer than what is known already.
+    pub(super) fn cheapest(mut self, known: Option<Cost>) -> Option<Found> {
+        self.run(known)
+    }
+
+    /// The cheapest plan here for the job of these rights.
+    pub(super) fn plan(mut self, job: &Job) -> Option<Plan> {
+        let found = self.run(None)?;
+        self.set_away(&found.taken);
+        let mut victims: Vec<_> = found
+            .taken
+            .iter()
+            .map(|at| self.candidates[*at].victim())
+            .collect();
+        victims.sort_by(|one, other| one.job.cmp(&other.job));
+        let there = self.rights.cluster.jobs_on(self.name);
+        let leaving = there.filter(|job| job.stopping.is_some());
+        Some(Plan {
+            placement: attempt::placement_on(job, self.name, &self.state)?,
+            victims,
+            leaving: leaving.map(|job| job.uid.clone()).collect(),
+            cost: found.cost,
+        })
+    }
+
+    fn run(&mut self, known: Option<Cost>) -> Option<Found> {
+        if self.is_vain() {
+            return None;
+        }
+        if self.fits().is_some() {
+            return self.found(Vec::new());
+        }
+        let mut upto = 0;
+        while let Some(next) = self.candidates.get(upto) {
+            let priority = next.job.priority;
+            if known.is_some_and(|known| known.priority < Some(priority)) {
+                return None;
+            }
+            let tier = self.candidates[upto..].iter();
+            upto += tier.take_while(|c| c.job.priority == priority).count();
+            if let Some(taken) = self.least_of(upto) {
+                return self.found(taken);
+            }
+        }
+        None
+    }
+
+    /// The cheapest set among the first so many candidates.
+    fn least_of(&mut self, upto: usize) -> Option<Vec<usize>> {
+        self.set_away(&(0..upto).collect::<Vec<_>>());
+        self.fits()?;
+        let mut dearest_first: Vec<usize> = (0..upto).collect();
+        dearest_first.sort_by_key(|at| {
+            let candidate = &self.candidates[*at];
+            std::cmp::Reverse((candidate.lost, candidate.core_lost))
+        });
+        let mut best = None;
+        self.keep_better(&mut best, &dearest_first);
+        for spared in self.targets(upto) {
+            // Whoever is on other GPUs than the target goes back first.
+            let mut order: Vec<usize> = dearest_first.clone();
+            order.sort_by_key(|at| !spared[*at]);
+            self.set_away(&(0..upto).collect::<Vec<_>>());
+            self.keep_better(&mut best, &order);
+        }
+        self.set_away(&(0..upto).collect::<Vec<_>>());
+        self.descend(&dearest_first, &mut Vec::new(), Cost::default(), &mut best);
+        best.map(|(_, taken)| taken)
+    }
+
+    /// Puts back whom the job fits beside, in that order, and keeps who is left when that is cheaper.
+    fn keep_better(&mut self, best: &mut Option<(Cost, Vec<usize>)>, order: &[usize]) {
+        for at in order {
+            self.put_back(*at);
+            if self.fits().is_none() {
+                self.take(*at);
+            }
+        }
+        let taken: Vec<usize> = (0..self.candidates.len())
+            .filter(|at| self.away[*at].is_some())
+            .collect();
+        self.offer(best, taken);
+    }
+
+    fn offer(&self, best: &mut Option<(Cost, Vec<usize>)>, mut taken: Vec<usize>) {
+        taken.sort_unstable();
+        let cost = self.cost(&taken);
+        let better = best.as_ref().is_none_or(|(known, _)| cost < *known);
+        if better && self.is_right(&taken) {
+            *best = Some((cost, taken));
+        }
+    }
+
+    /// For jobs with GPUs: which candidates may stay when the room is made on particular GPUs.
+    fn targets(&self, upto: usize) -> Vec<Vec<bool>> {
+        let needs = &self.rights.job.requirements;
+        let count = needs.gpus.count() as usize;
+        if count == 0 || needs.exclusive == Exclusive::Node {
+            return Vec::new();
+        }
+        let Some(facts) = &self.state.facts else {
+            return Vec::new();
+        };
+        let mut gpus: Vec<_> = facts
+            .gpus
+            .iter()
+            .map(|gpu| {
+                let there: Vec<bool> = self.candidates[..upto]
+                    .iter()
+                    .map(|candidate| candidate.job.gpus.contains(&gpu.uuid))
+                    .collect();
+                let lost = self.candidates[..upto].iter().zip(&there);
+                let lost: u64 = lost
+                    .filter(|(_, there)| **there)
+                    .map(|(candidate, _)| candidate.lost)
+                    .fold(0, u64::saturating_add);
+                (lost, gpu.index, there)
+            })
+            .collect();
+        gpus.sort_by_key(|(lost, index, _)| (*lost, *index));
+        let spare = |set: &[(u64, u32, Vec<bool>)]| {
+            (0..upto)
+                .map(|at| set.iter().all(|(_, _, there)| !there[at]))
+                .collect()
+        };
+        // One GPU: each of them; several: neighbours in the order of what freeing them would cost.
+        gpus.windows(count).map(spare).collect()
+    }
+
+    /// Decides one candidate after the other: stays, when the job fits beside it, or goes.
+    fn descend(
+        &mut self,
+        rest: &[usize],
+        taken: &mut Vec<usize>,
+        cost: Cost,
+        best: &mut Option<(Cost, Vec<usize>)>,
+    ) {
+        let Some((at, rest)) = rest.split_first() else {
+            self.offer(best, taken.clone());
+            return;
+        };
+        if self.looks == 0 {
+            return;
+        }
+        self.looks -= 1;
+        self.put_back(*at);
+        if self.fits().is_some() {
+            self.descend(rest, taken, cost, best);
+        }
+        self.take(*at);
+        let dearer = self.candidates[*at].on_top_of(cost);
+        taken.push(*at);
+        if best.as_ref().is_none_or(|(known, _)| dearer < *known) && self.is_right(taken) {
+            self.descend(rest, taken, dearer, best);
+        }
+        taken.pop();
+    }
+
+    fn found(&mut self, taken: Vec<usize>) -> Option<Found> {
+        self.set_away(&taken);
+        Some(Found {
+            cost: self.cost(&taken),
+            score: self.fits()?,
+            taken,
+        })
+    }
+
+    fn cost(&self, taken: &[usize]) -> Cost {
+        let candidates = taken.iter().map(|at| &self.candidates[*at]);
+        candidates.fold(Cost::default(), |cost, candidate| candidate.on_top_of(cost))
+    }
+
+    fn is_right(&self, taken: &[usize]) -> bool {
+        self.rights
+            .keeps_what_is_owned(taken.iter().map(|at| &self.candidates[*at]))
+    }
+
+    fn fits(&self) -> Option<Score> {
+        fit::fit(&self.rights.job.requirements, self.name, &self.state).ok()
+    }
+
+    /// Makes exactly these candidates away.
+    fn set_away(&mut self, wanted: &[usize]) {
+        for at in 0..self.candidates.len() {
+            match (wanted.binary_search(&at).is_ok(), self.away[at].is_some()) {
+                (true, false) => self.take(at),
+                (false, true) => self.put_back(at),
+                (true, true) | (false, false) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, at: usize) {
+        if self.away[at].is_none() {
+            self.away[at] = self.state.vacate(&self.candidates[at].job.uid);
+        }
+    }
+
+    fn put_back(&mut self, at: usize) {
+        if let Some(vacated) = self.away[at].take() {
+            self.state.reoccupy(vacated);
+        }
+    }
+}
