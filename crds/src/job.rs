@@ -133,6 +133,14 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
+    /// Absolute directories that the node must offer (`Node.spec.directories`), besides `workingDir`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 4096), regex(pattern = r"^/")), extend("x-kubernetes-list-type" = "set"))]
+    pub directories: Vec<String>,
+    /// Nodes that this job would rather run on; among the nodes that fit, the one with the greatest sum of weights is taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub preferences: Vec<Preference>,
     /// May a job of higher priority displace this one? Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preemptible: Option<bool>,
@@ -292,6 +300,11 @@ pub struct GpuRequirements {
     /// Least total memory of the card, such as `40Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_memory: Option<Quantity>,
+    /// MIG profile, such as `1g.10gb`: the job takes a slice of that kind and never a whole GPU; `*` lets it take any slice.
+    /// Default: a slice will do where the job declares `vram` and names no model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub slice: Option<String>,
     /// How the GPUs of one job must be joined: `NVLink`, or `PCIe` for one PCIe switch. Default: any, the best available is preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Interconnect")]
@@ -339,6 +352,20 @@ pub struct Toleration {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "crate::node::TaintEffect")]
     pub effect: Option<crate::node::TaintEffect>,
+}
+
+/// Nodes that a job would rather run on, or rather not.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Preference {
+    /// How much it counts; below 0 the nodes are avoided. -100 to 100.
+    #[schemars(range(min = -100, max = 100))]
+    pub weight: i32,
+    /// Labels of the nodes it is for; a node must bear all of them.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    pub node_selector: BTreeMap<String, String>,
 }
 
 /// How a toleration is compared with a taint.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{
     Dependency, EnvVar, Exclusive, FenceAction, GpuRequirements, OnNodeLost, OnPreemption,
-    Toleration,
+    Preference, Toleration,
 };
 
 /// What was decided for a job and observed of it.
@@ -221,6 +221,15 @@ pub struct Effective {
     /// Tolerations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Sourced<Vec<Toleration>>>,
+    /// Directories that the node must offer, the working directory among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directories: Option<Sourced<Vec<String>>>,
+    /// Nodes that it would rather run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<Sourced<Vec<Preference>>>,
+    /// Name of the profile in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Sourced<String>>,
     /// May it be displaced?
     pub preemptible: Sourced<bool>,
     /// What becomes of it then.
@@ -297,9 +306,30 @@ pub struct Nomination {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), inner(length(max = 128)), extend("x-kubernetes-list-type" = "atomic"))]
     pub gpus: Vec<String>,
+    /// Jobs that must stop for it, each asked once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
+    pub victims: Vec<Victim>,
     /// When it lapses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
+}
+
+/// A job that must stop for another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Victim {
+    /// Namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Uid; another job of that name is not meant.
+    #[schemars(length(max = 128))]
+    pub uid: String,
+    /// The attempt that must stop.
+    pub attempt: u32,
 }
 
 /// The agent's permit to start an attempt (rules.md section 3).

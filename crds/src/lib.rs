@@ -36,6 +36,12 @@ pub const TALLY_FINALIZER: &str = "gctl.dev/tally";
 pub const ARRAY_LABEL: &str = "gctl.dev/array";
 /// Label on an array's members: the index, decimal.
 pub const ARRAY_INDEX_LABEL: &str = "gctl.dev/array-index";
+/// Annotation that asks for the preemption of a job's attempt: the number of the attempt, decimal. Acted on by the preemption
+/// controller; it says nothing about any later attempt.
+pub const PREEMPT_ANNOTATION: &str = "gctl.dev/preempt-attempt";
+/// Annotation on a waiting job that asks to displace what keeps it waiting: the number of the attempt that shall start, decimal.
+/// Acted on by placement.
+pub const PREEMPT_BLOCKERS_ANNOTATION: &str = "gctl.dev/preempt-blockers-attempt";
 /// The namespace of the node leases; a lease bears its node's name.
 pub const NODE_LEASE_NAMESPACE: &str = "gctl-node-lease";
 /// The queue of a job that names none.

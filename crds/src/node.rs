@@ -60,6 +60,11 @@ pub struct NodeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub offers: Vec<String>,
+    /// Absolute directories that exist on this node with all that is below them. A job whose `workingDir` or `directories` are not
+    /// covered is not placed here. Default: nothing is known, and no job is kept away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 4096), regex(pattern = r"^/")), extend("x-kubernetes-list-type" = "set"))]
+    pub directories: Vec<String>,
     /// Most jobs at once. Default: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100_000))]
@@ -169,6 +174,17 @@ pub struct GpuStatus {
     /// PCI bus id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pci_bus_id: Option<String>,
+    /// The PCIe switch it is below, in words of the agent's own; GPUs of one node with equal words share one. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub pcie_switch: Option<String>,
+    /// UUIDs of the GPUs of this node that it is joined with by NVLink, directly or through an NVSwitch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    pub nvlinks: Vec<String>,
+    /// Set for a MIG slice, which is a device of its own: what it is a slice of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<GpuSlice>,
     /// Processes on this GPU that are no job's, each held at its peak until it exits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
@@ -190,6 +206,18 @@ pub struct GpuStatus {
     /// Why it is not healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_message: Option<String>,
+}
+
+/// What a MIG slice is a slice of. The sliced GPU itself takes no job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuSlice {
+    /// UUID of the sliced GPU.
+    #[schemars(length(max = 128))]
+    pub parent: String,
+    /// MIG profile, such as `1g.10gb`.
+    #[schemars(length(max = 64))]
+    pub profile: String,
 }
 
 fn healthy() -> bool {

@@ -5,6 +5,7 @@
     reason = "printer columns repeat the name of their type"
 )]
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,9 +47,23 @@ pub struct QueueSpec {
     /// True keeps the queue's jobs from being placed. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// Most that the queue's jobs may hold at once.
+    /// What the queue owns: its jobs may hold so much at once, and more only as far as `borrowing` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<QueueQuota>,
+    /// How much above its quota the queue's jobs may hold of what other queues own and leave idle; an amount that is not named is
+    /// not limited (`{}` borrows all that is idle). What is borrowed is taken back, also from jobs that are not preemptible by
+    /// priority, once its owner needs it. Default: nothing is borrowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowing: Option<QueueQuota>,
+    /// Seconds that a job of this queue runs before another may displace it. 0 to 604800. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 604_800))]
+    pub min_runtime_seconds: Option<u64>,
+    /// How the queue's jobs are laid out: `Pack` fills nodes and GPUs that are in use first and keeps large gaps open, `Spread`
+    /// takes the emptiest. Default: Pack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Packing")]
+    pub packing: Option<Packing>,
     /// Values for jobs that say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<JobDefaults>,
@@ -57,7 +72,17 @@ pub struct QueueSpec {
     pub floors: Option<JobFloors>,
 }
 
-/// Most that a queue's jobs may hold at once.
+/// How a queue's jobs are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Packing {
+    /// Nodes and GPUs that are in use are filled first.
+    #[default]
+    Pack,
+    /// The emptiest are taken first.
+    Spread,
+}
+
+/// Amounts that a queue's jobs may hold at once; what is not named is not limited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueQuota {
@@ -135,4 +160,17 @@ pub struct QueueStatus {
     /// Generation of the spec that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// What the queue's jobs have used, for the fair share. Written by placement, at most once a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<QueueUsage>,
+}
+
+/// What a queue's jobs have used, older use counting less (fair share).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueUsage {
+    /// GPU-seconds, decayed with the half-life of the fair share up to `time`; CPU time counts as a small part of a GPU.
+    pub gpu_seconds: u64,
+    /// When it was so.
+    pub time: Time,
 }

@@ -1,9 +1,10 @@
 //! Decides what admission does with one job. Pure.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crds::job_status::{Effective, Outcome, Waiting};
-use crds::{Job, JobStatus, RELEASE_FINALIZER};
+use crds::{Job, JobSpec, JobStatus, RELEASE_FINALIZER};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
@@ -56,7 +57,10 @@ fn status(observed: &Observed<'_>) -> JobStatus {
     }
     let generation = job.metadata.generation;
     if next.binding.is_some() {
-        if next.observed_generation == generation {
+        let known = next.effective.as_ref().map(|effective| &effective.priority);
+        let resolved = observed.resolved.as_ref().ok();
+        let moved = resolved.is_some_and(|resolved| known != Some(&resolved.priority));
+        if next.observed_generation == generation && !moved {
             return next;
         }
         next.observed_generation = generation;
@@ -116,6 +120,19 @@ fn keep_placement(before: Option<Effective>, resolved: Effective) -> Effective {
     }
 }
 
+/// The spec that a job is resolved from. A member has its array's priority, so that a nudge of the array moves what is queued
+/// of it; a member that was edited after it was made has its own.
+pub(super) fn in_force<'a>(job: &'a Job, parent: Option<&Job>) -> Cow<'a, JobSpec> {
+    let untouched = job.metadata.generation.unwrap_or(1) <= 1;
+    match parent.filter(|parent| untouched && parent.spec.priority != job.spec.priority) {
+        Some(parent) => Cow::Owned(JobSpec {
+            priority: parent.spec.priority,
+            ..job.spec.clone()
+        }),
+        None => Cow::Borrowed(&job.spec),
+    }
+}
+
 /// The place in the queue of a job that is seen for the first time: now, but not later than the second of its creation, so
 /// that a job does not lose what it waited while no controller ran. Within one moment, those seen earlier come first.
 pub(super) fn enqueue_time(
@@ -139,8 +156,8 @@ pub(super) fn enqueue_time(
 
 #[cfg(test)]
 mod tests {
+    use crds::Phase;
     use crds::job_status::{ArrayStatus, Source, Sourced};
-    use crds::{JobSpec, Phase};
 
     use super::super::resolve::resolve;
     use super::*;
@@ -258,6 +275,55 @@ mod tests {
         };
         assert_eq!(effective.active_deadline_seconds, Some(limit));
         assert_eq!(status.observed_generation, Some(2));
+    }
+
+    #[test]
+    fn a_nudge_moves_a_job_and_leaves_it_its_place_among_equals() {
+        let (queued, _) = settle(job("a").build(), None);
+        let before = queued.status.clone().unwrap();
+        let mut nudged = Job::clone(&queued);
+        nudged.spec.priority = Some(40);
+        nudged.metadata.generation = Some(2);
+        let (nudged, writes) = settle(Arc::new(nudged), None);
+        let status = nudged.status.as_ref().unwrap();
+        assert_eq!(writes, 1);
+        assert_eq!(status.effective.as_ref().unwrap().priority.value, 40);
+        assert_eq!(status.enqueue_time, before.enqueue_time);
+        assert_eq!(status.phase, Some(Phase::Pending));
+    }
+
+    #[test]
+    fn a_new_base_priority_of_the_queue_reaches_waiting_and_running_jobs() {
+        let mut queue = crds::Queue::new("default", crds::QueueSpec::default());
+        queue.spec.priority = Some(70);
+        for builder in [job("a"), job("a").running("n1")] {
+            let (known, _) = settle(builder.build(), None);
+            let plan = decide(Observed {
+                resolved: resolve(&known.spec, Some(&queue), [].iter()),
+                ..observed(&known, None)
+            });
+            let moved = applied(&plan).unwrap();
+            let effective = moved.status.as_ref().unwrap().effective.as_ref().unwrap();
+            assert_eq!(effective.priority.value, 70);
+        }
+    }
+
+    #[test]
+    fn a_member_follows_its_array_until_it_is_nudged_itself() {
+        let mut spec = JobSpec {
+            priority: Some(5),
+            ..JobSpec::default()
+        };
+        let member = |parent: &Job, spec: &JobSpec| member_of(parent, 3).spec(spec.clone());
+        let parent = job("p").spec(spec.clone()).build();
+        let own = member(&parent, &spec).build();
+        spec.priority = Some(90);
+        let nudged = job("p").spec(spec.clone()).build();
+        assert_eq!(in_force(&own, Some(&nudged)).priority, Some(90));
+        spec.priority = Some(-3);
+        let edited = member(&parent, &spec).generation(2).build();
+        assert_eq!(in_force(&edited, Some(&nudged)).priority, Some(-3));
+        assert_eq!(in_force(&own, None).priority, Some(5));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use crds::{DEFAULT_QUEUE, Job};
 use jiff::Timestamp;
 
-use super::decide::{Observed, decide, enqueue_time};
+use super::decide::{Observed, decide, enqueue_time, in_force};
 use super::resolve::resolve;
 use crate::ControllerName;
-use crate::shell::{Change, Controller, Key, Plan, Subject, Wanted, World, is_ended};
+use crate::shell::{Change, Controller, Key, Plan, Subject, Wanted, World, is_ended, uid};
 
 /// Admission.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Admission {
     last: Option<Timestamp>,
 }
 
-/// Can a change of a queue or profile still matter to it?
+/// Can a change of a profile still matter to it? Of its queue's priority it can as long as it has not ended.
 fn is_open(job: &Job) -> bool {
     let bound = job.status.as_ref().is_some_and(|s| s.binding.is_some());
     !bound && !is_ended(job)
@@ -35,14 +35,23 @@ impl Controller for Admission {
     fn on_change(&mut self, change: &Change, world: &World, _: Timestamp, wanted: &mut Wanted) {
         match change {
             Change::Job(delta) => {
-                if delta.new.as_deref().is_some_and(concerns) {
+                let Some(job) = delta.new.as_deref() else {
+                    return;
+                };
+                if concerns(job) {
                     wanted.job(&delta.key);
+                }
+                let known = delta.old.as_deref().map(|old| old.spec.priority);
+                if job.spec.array.is_some() && known.is_some_and(|old| old != job.spec.priority) {
+                    for (_, member) in world.members_of(uid(job)) {
+                        wanted.job(member);
+                    }
                 }
             }
             Change::Queue(delta) => {
                 for (key, job) in world.jobs.iter() {
                     let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-                    if *delta.key.name == *queue && is_open(job) {
+                    if *delta.key.name == *queue && !is_ended(job) {
                         wanted.job(key);
                     }
                 }
@@ -68,10 +77,12 @@ impl Controller for Admission {
         let profiles = world.profiles.iter().map(|(_, profile)| profile.as_ref());
         let created = job.metadata.creation_timestamp.as_ref();
         let enqueue_time = enqueue_time(now, created.map(|time| time.0), self.last);
+        let parent = world.parent_of(job).map(AsRef::as_ref);
+        let spec = in_force(job, parent);
         let plan = decide(Observed {
             job,
-            parent: world.parent_of(job).map(AsRef::as_ref),
-            resolved: resolve(&job.spec, queue.map(AsRef::as_ref), profiles),
+            parent,
+            resolved: resolve(&spec, queue.map(AsRef::as_ref), profiles),
             enqueue_time,
             now,
         });

@@ -83,6 +83,7 @@ pub fn resolve<'a>(
     }
     let queue = queue.map(|queue| &queue.spec);
     let profile = find_profile(spec, profiles)?;
+    let name = profile.and_then(|profile| profile.metadata.name.clone());
     let layers = layers(spec, queue, profile);
     let mut effective = Effective {
         queue: Sourced {
@@ -95,6 +96,16 @@ pub fn resolve<'a>(
         },
         priority: priority(&layers, queue),
         node_name: spec.node_name.clone().map(of_job),
+        directories: directories(spec),
+        preferences: (!spec.preferences.is_empty()).then(|| of_job(spec.preferences.clone())),
+        profile: name.map(|value| Sourced {
+            value,
+            source: if spec.profile.is_some() {
+                Source::Job
+            } else {
+                Source::Profile
+            },
+        }),
         gpu: first(&layers, |layer| layer.resources?.gpu.clone()),
         exclusive: first(&layers, |layer| layer.resources?.exclusive),
         fence_seconds: of_job_or(spec.fence_seconds, DEFAULT_FENCE_SECS),
@@ -125,9 +136,18 @@ pub fn resolve<'a>(
     if gpu.is_some_and(|gpu| gpu.interconnect.is_some()) {
         return Err(Withheld::NotSupportedYet("spec.resources.gpu.interconnect"));
     }
+    if gpu.is_some_and(|gpu| gpu.slice.is_some()) {
+        return Err(Withheld::NotSupportedYet("spec.resources.gpu.slice"));
+    }
     resolve_amounts(&mut effective, &layers, queue)?;
     join_profile(&mut effective, spec, profile.map(|profile| &profile.spec));
     Ok(effective)
+}
+
+/// What a node must offer for the job to find its files: where it starts, and what it names besides.
+fn directories(spec: &JobSpec) -> Option<Sourced<Vec<String>>> {
+    let all: BTreeSet<&String> = spec.working_dir.iter().chain(&spec.directories).collect();
+    (!all.is_empty()).then(|| of_job(all.into_iter().cloned().collect()))
 }
 
 /// Fields whose behaviour comes with a later version. A job that uses one waits and says so: to run it as if it had not
@@ -138,6 +158,8 @@ fn refuse_unsupported(spec: &JobSpec) -> Result<(), Withheld> {
         ("spec.image", spec.image.is_some()),
         ("spec.replicas above 1", spec.replicas.unwrap_or(1) > 1),
         ("spec.dependsOn", !spec.depends_on.is_empty()),
+        ("spec.directories", !spec.directories.is_empty()),
+        ("spec.preferences", !spec.preferences.is_empty()),
         (
             "spec.array.matrix",
             array.is_some_and(|array| !array.matrix.is_empty()),

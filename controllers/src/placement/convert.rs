@@ -9,8 +9,8 @@ use crds::node::{DesiredState, GpuStatus, NodeInfo, TaintEffect};
 use crds::{Job, JobStatus, Node, QueueSpec, phase};
 use jiff::Timestamp;
 use scheduler::{
-    Attributed, BoundJob, Bytes, Capability, Gpu, GpuRequest, JobUid, MilliCpu, Millis, NodeName,
-    QueueName, QueueState, Quota, Requirements, Span, Terms,
+    Attributed, BoundJob, Bytes, Capability, Estimate, Gpu, GpuRequest, JobUid, MilliCpu, Millis,
+    NodeName, QueueName, QueueState, Quota, Requirements, Span, Terms,
 };
 
 /// Labels that every node bears, whatever its agent says.
@@ -23,12 +23,23 @@ pub(super) fn job_uid(job: &Job) -> JobUid {
     JobUid::from(job.metadata.uid.as_deref().unwrap_or_default())
 }
 
+/// What is known of a waiting job beyond its own object.
+#[derive(Debug, Default)]
+pub(super) struct Known<'a> {
+    /// A node that it is not offered for now.
+    pub(super) avoid: Option<&'a str>,
+    /// How long it will probably run.
+    pub(super) estimate: Option<Estimate>,
+    /// The jobs that it depends on, transitively.
+    pub(super) ancestors: BTreeSet<JobUid>,
+}
+
 /// A job that waits.
 pub(super) fn waiting_job(
     job: &Job,
     effective: &Effective,
     status: &JobStatus,
-    avoid: Option<&str>,
+    known: Known<'_>,
 ) -> scheduler::Job {
     let enqueued = status.enqueue_time.as_ref();
     scheduler::Job {
@@ -36,9 +47,10 @@ pub(super) fn waiting_job(
         queue: QueueName::from(effective.queue.value.as_str()),
         priority: effective.priority.value,
         enqueued_micros: enqueued.map_or(i64::MAX, |time| time.0.as_microsecond()),
-        requirements: requirements(effective, avoid),
+        requirements: requirements(effective, known.avoid),
         terms: terms(effective),
-        ..scheduler::Job::default()
+        estimate: known.estimate,
+        ancestors: known.ancestors,
     }
 }
 
@@ -130,7 +142,12 @@ fn taint_effect(effect: TaintEffect) -> scheduler::TaintEffect {
 }
 
 /// A job that holds slots.
-pub(super) fn bound_job(job: &Job, status: &JobStatus, binding: &Binding) -> BoundJob {
+pub(super) fn bound_job(
+    job: &Job,
+    status: &JobStatus,
+    binding: &Binding,
+    estimate: Option<Estimate>,
+) -> BoundJob {
     let effective = status.effective.as_ref();
     let queue = effective.map(|effective| effective.queue.value.as_str());
     let queue = queue.or(job.spec.queue.as_deref());
@@ -148,7 +165,7 @@ pub(super) fn bound_job(job: &Job, status: &JobStatus, binding: &Binding) -> Bou
         memory: Bytes(binding.memory_bytes),
         priority: effective.map_or(0, |effective| effective.priority.value),
         terms: effective.map(terms).unwrap_or_default(),
-        estimate: None,
+        estimate,
         bound_at: binding
             .time
             .as_ref()

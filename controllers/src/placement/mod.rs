@@ -13,11 +13,14 @@
 //!   node appeared), against all known nodes, those not ready included.
 //! - **Tells** a job why it waits when the class of the reason changes, not sooner than a second after it began to wait, and
 //!   after the binds: a job that is placed soon costs no write for its short wait.
+//! - **Learns** how long jobs run from those that end, by queue, profile and command; that informs estimates and nothing else.
 //! - **Avoids** a node that handed a job back, for a while that doubles with each time in a row.
 
+mod ancestors;
 mod convert;
 mod decide;
 mod reconcile;
+mod runtimes;
 mod untold;
 
 pub(crate) use reconcile::Placement;

@@ -7,7 +7,10 @@ use crds::{Job, phase};
 use jiff::Timestamp;
 use scheduler::{Cluster, Decision, JobState, JobUid, Millis, NodeName, QueueName, Settings};
 
+use super::ancestors::ancestors;
+use super::convert::Known;
 use super::decide::{View, avoidance, bind, infeasible, tell, view};
+use super::runtimes::Runtimes;
 use super::untold::{Reason, Untold};
 use super::{convert, decide};
 use crate::ControllerName;
@@ -43,6 +46,7 @@ pub(crate) struct Placement {
     resting: BTreeSet<Key>,
     /// The attempt that was handed back, and until when its node is avoided.
     avoided: BTreeMap<Key, (u32, Timestamp)>,
+    runtimes: Runtimes,
 }
 
 impl Placement {
@@ -61,6 +65,7 @@ impl Placement {
             later: BTreeSet::new(),
             resting: BTreeSet::new(),
             avoided: BTreeMap::new(),
+            runtimes: Runtimes::default(),
         }
     }
 
@@ -90,7 +95,8 @@ impl Placement {
             View::Holds(status, binding) => {
                 self.keys.insert(id, key.clone());
                 self.untold.remove(key);
-                let bound = convert::bound_job(job, status, binding);
+                let estimate = self.runtimes.estimate(job);
+                let bound = convert::bound_job(job, status, binding, estimate);
                 self.cluster.upsert_bound(bound);
                 false
             }
@@ -100,7 +106,12 @@ impl Placement {
                 }
                 self.keys.insert(id, key.clone());
                 let avoid = self.avoid(key, status, now);
-                let waiting = convert::waiting_job(job, effective, status, avoid.as_deref());
+                let known = Known {
+                    avoid: avoid.as_deref(),
+                    estimate: self.runtimes.estimate(job),
+                    ancestors: ancestors(job, |key| world.jobs.get(key).map(AsRef::as_ref)),
+                };
+                let waiting = convert::waiting_job(job, effective, status, known);
                 self.cluster.upsert_job(waiting)
             }
             View::Suspended => {
@@ -305,6 +316,8 @@ impl Controller for Placement {
                     self.resting.remove(&delta.key);
                 }
                 if let Some(job) = &delta.new {
+                    let before = delta.old.as_deref().filter(|_| replaced.is_none());
+                    self.runtimes.on_change(before, job);
                     let id = convert::job_uid(job);
                     let assumed = self.cluster.job_state(&id) == Some(JobState::Assumed);
                     let status = job.status.as_ref();
