@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use crate::cluster::{Cluster, Entry, Usage};
 use crate::input::{GpuUuid, JobUid, NodeName, QueueName};
-use crate::pending::OrderKey;
+use crate::order::Place;
+use crate::pending::ClassKey;
 use crate::vram;
 
 /// A broken invariant.
@@ -152,9 +153,7 @@ impl Cluster {
             let right = match entry {
                 Entry::Pending { job, class } => {
                     self.pending.classes.get(class).is_some_and(|class| {
-                        class.jobs.contains(&OrderKey::of(job))
-                            && class.key.queue == job.queue
-                            && class.key.requirements == job.requirements
+                        class.jobs.contains(&Place::of(job)) && *class.key == ClassKey::of(job)
                     })
                 }
                 Entry::Assumed { node, .. } | Entry::Bound { node } => self

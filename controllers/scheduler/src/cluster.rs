@@ -6,18 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::fairshare::Account;
 use crate::input::{
     BoundJob, Bytes, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState,
 };
 use crate::node_state::NodeState;
 use crate::pending::{ClassId, Pending};
-
-/// What does not change while a cluster lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Before this time no job is called infeasible, because nodes may still be about to register.
-    pub settled_at: Millis,
-}
+use crate::settings::Settings;
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +41,8 @@ pub(crate) enum Entry {
 pub(crate) struct QueueEntry {
     pub(crate) state: QueueState,
     pub(crate) used: Usage,
+    /// What it has used lately, for fair share.
+    pub(crate) account: Account,
     /// The event after which more may be allowed.
     pub(crate) freed_at: u64,
 }

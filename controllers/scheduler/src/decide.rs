@@ -1,17 +1,17 @@
 //! The decisions: which waiting job is bound where, which can never run, and which is told why it waits.
 //!
 //! **Guarantees.** Jobs are tried in order on the state that the earlier ones left, so nothing is over-promised and no job
-//! is bound while one before it could have been. Within a call nothing is ever freed, so a class that did not fit is not
+//! is bound while one before it could have been. A binding raises the share of its queue, and the order with it. Within a call nothing is ever freed, so a class that did not fit is not
 //! tried again. A waiting job is told its reason once, and again only when the class of the reason is another.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::attempt::Tried;
 use crate::cluster::{Cluster, Entry};
 use crate::explain::Explanation;
 use crate::input::{BoundJob, Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName};
-use crate::pending::{Class, ClassId, OrderKey};
+use crate::order::Heads;
+use crate::pending::{Class, ClassId};
 use crate::ranking::Pass;
 
 /// Where a job goes.
@@ -64,42 +64,49 @@ impl Cluster {
             self.settled = true;
             self.shape += 1;
         }
+        self.accrue(now);
         let mut decisions = Vec::new();
         self.place(now, limit, &mut decisions);
         if decisions.len() < limit {
-            self.tell(limit, &mut decisions);
+            self.tell(now, limit, &mut decisions);
         }
+        self.set_rates();
         decisions
     }
 
     fn place(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
-        let head = |class: &Class| class.jobs.first().cloned();
-        let mut heads: BTreeSet<(OrderKey, ClassId)> = BTreeSet::new();
+        let mut heads = Heads::default();
         for (id, class) in &self.pending.classes {
             if self.is_due(class)
-                && let Some(first) = head(class)
+                && let Some(first) = class.jobs.first()
             {
-                heads.insert((first, *id));
+                heads.add(&class.key.queue, self.key_of(class, first, now), *id);
             }
         }
         let mut pass = Pass::default();
         while decisions.len() < limit
-            && let Some((order, id)) = heads.pop_first()
+            && let Some((key, id)) = heads.pop()
         {
+            let uid = key.place.uid;
+            let queue = self.pending.classes.get(&id).map(|class| class.key.clone());
             match self.try_class(id, &mut pass) {
                 Tried::Waits => continue,
                 Tried::Fits(node) => {
                     pass.bound_to(&node);
-                    decisions.extend(self.bind(&order.uid, &node, now).map(Decision::Bind));
+                    decisions.extend(self.bind(&uid, &node, now).map(Decision::Bind));
+                    if let Some(key) = queue {
+                        heads.reshare(&key.queue, self.share(&key.queue, now));
+                    }
                 }
                 Tried::Never(why) => {
-                    self.give_up(&order.uid);
-                    let job = order.uid;
-                    decisions.push(Decision::Infeasible { job, why });
+                    self.give_up(&uid);
+                    decisions.push(Decision::Infeasible { job: uid, why });
                 }
             }
-            if let Some(next) = self.pending.classes.get(&id).and_then(head) {
-                heads.insert((next, id));
+            if let Some(class) = self.pending.classes.get(&id)
+                && let Some(next) = class.jobs.first()
+            {
+                heads.add(&class.key.queue, self.key_of(class, next, now), id);
             }
         }
     }
@@ -169,32 +176,29 @@ impl Cluster {
         }
     }
 
-    fn tell(&mut self, limit: usize, decisions: &mut Vec<Decision>) {
-        let first = |class: &Class| class.untold.first().cloned();
-        let mut heads: BTreeSet<(OrderKey, ClassId)> = BTreeSet::new();
+    fn tell(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
+        let mut heads = Heads::default();
         for id in &self.pending.to_tell {
-            let class = self
-                .pending
-                .classes
-                .get(id)
-                .filter(|class| class.blocked.is_some());
-            if let Some(order) = class.and_then(first) {
-                heads.insert((order, *id));
+            if let Some(class) = self.pending.classes.get(id)
+                && class.blocked.is_some()
+                && let Some(first) = class.untold.first()
+            {
+                heads.add(&class.key.queue, self.key_of(class, first, now), *id);
             }
         }
         while decisions.len() < limit
-            && let Some((order, id)) = heads.pop_first()
+            && let Some((key, id)) = heads.pop()
         {
             let Some(why) = self.class_reason(id) else {
                 continue;
             };
-            self.pending.told(id, &order);
-            decisions.push(Decision::Waiting {
-                job: order.uid,
-                why,
-            });
-            if let Some(next) = self.pending.classes.get(&id).and_then(first) {
-                heads.insert((next, id));
+            self.pending.told(id, &key.place);
+            let job = key.place.uid;
+            decisions.push(Decision::Waiting { job, why });
+            if let Some(class) = self.pending.classes.get(&id)
+                && let Some(next) = class.untold.first()
+            {
+                heads.add(&class.key.queue, self.key_of(class, next, now), id);
             }
         }
     }

@@ -6,8 +6,9 @@
 //! **No I/O, no clock, no async, no randomness, no dependency on the workspace.** Time is an argument. The same events in
 //! the same order give the same decisions; so does a cluster rebuilt from its jobs and nodes.
 //!
-//! **Order.** Jobs are tried by priority, then enqueue time, then uid. A job that does not fit holds nobody up, and no
-//! job is bound while one before it could have been bound on the same state.
+//! **Order.** Jobs are tried by priority with what waiting adds, then by the share that their queue has had, then by enqueue
+//! time, then by uid. A job that does not fit holds nobody up, and no job is bound while one before it could have been bound
+//! on the same state.
 //!
 //! **Why-not is data.** Every job that is not placed has an [`Explanation`] computed by the same checks that place jobs.
 //!
@@ -19,6 +20,7 @@
 //! - [`fit`]: does a job fit a node, how well, and if not, why not.
 //! - [`reason`]: reasons as data and as words.
 //! - [`cluster`]: the indexed state and its events.
+//! - `order`: who is first; [`fairshare`]: what queues have used.
 //! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
 //! - [`explain`]: the state of one waiting job.
@@ -30,22 +32,27 @@ pub mod check;
 pub mod cluster;
 pub mod decide;
 pub mod explain;
+pub mod fairshare;
 pub mod fit;
 pub mod input;
 mod node_state;
+mod order;
 mod pending;
 pub mod preempt;
 mod ranking;
 pub mod reason;
+mod settings;
 pub mod vram;
 
 pub use check::Violation;
-pub use cluster::{Cluster, JobState, Settings};
+pub use cluster::{Cluster, JobState};
 pub use decide::{Decision, Placement};
 pub use explain::Explanation;
+pub use fairshare::GpuTime;
 pub use input::{
     Attributed, BoundJob, Bytes, Capability, DesiredState, Estimate, Exclusive, Gpu, GpuRequest,
     GpuUuid, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState, Quota,
     Requirements, Span, Taint, TaintEffect, Terms, Toleration,
 };
 pub use reason::{Misfit, ReasonClass};
+pub use settings::Settings;

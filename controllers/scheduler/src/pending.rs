@@ -1,49 +1,46 @@
-//! The waiting jobs: in order, and grouped into classes of jobs that need the same.
+//! The waiting jobs, grouped into classes of jobs of one queue and priority that need and allow the same.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::explain::Explanation;
-use crate::input::{Job, JobUid, NodeName, QueueName, Requirements};
+use crate::input::{Job, NodeName, QueueName, Requirements, Terms};
+use crate::order::Place;
 use crate::reason::ReasonClass;
-
-/// A job's place in the order: priority, then enqueue time, then uid. Less is first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct OrderKey {
-    priority: Reverse<i32>,
-    enqueued_micros: i64,
-    pub(crate) uid: JobUid,
-}
-
-impl OrderKey {
-    pub(crate) fn of(job: &Job) -> Self {
-        Self {
-            priority: Reverse(job.priority),
-            enqueued_micros: job.enqueued_micros,
-            uid: job.uid.clone(),
-        }
-    }
-}
 
 /// What jobs of one class have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClassKey {
     pub(crate) queue: QueueName,
+    /// Declared; jobs of one class therefore age alike.
+    pub(crate) priority: i32,
+    /// What others may do to them decides where they may be placed beside reservations.
+    pub(crate) terms: Terms,
     pub(crate) requirements: Requirements,
+}
+
+impl ClassKey {
+    pub(crate) fn of(job: &Job) -> Self {
+        Self {
+            queue: job.queue.clone(),
+            priority: job.priority,
+            terms: job.terms,
+            requirements: job.requirements.clone(),
+        }
+    }
 }
 
 /// Identity of a class for as long as it has jobs.
 pub(crate) type ClassId = u64;
 
-/// Waiting jobs that need the same.
+/// Waiting jobs that are tried together.
 #[derive(Clone, Debug)]
 pub(crate) struct Class {
     pub(crate) key: Arc<ClassKey>,
     /// Its jobs in order.
-    pub(crate) jobs: BTreeSet<OrderKey>,
+    pub(crate) jobs: BTreeSet<Place>,
     /// Those that were not told yet why they wait.
-    pub(crate) untold: BTreeSet<OrderKey>,
+    pub(crate) untold: BTreeSet<Place>,
     /// Set when the class did not fit; cleared when it must be tried on everything again.
     pub(crate) blocked: Option<Blocked>,
     /// The class of the reason that the told jobs know, and the node that it is judged by.
@@ -85,10 +82,7 @@ pub(crate) struct Pending {
 impl Pending {
     /// Adds a job and answers its class.
     pub(crate) fn add(&mut self, job: &Job) -> ClassId {
-        let key = ClassKey {
-            queue: job.queue.clone(),
-            requirements: job.requirements.clone(),
-        };
+        let key = ClassKey::of(job);
         let id = if let Some(id) = self.ids.get(&key) {
             *id
         } else {
@@ -108,9 +102,9 @@ impl Pending {
             id
         };
         if let Some(class) = self.classes.get_mut(&id) {
-            let order = OrderKey::of(job);
-            class.untold.insert(order.clone());
-            class.jobs.insert(order);
+            let place = Place::of(job);
+            class.untold.insert(place.clone());
+            class.jobs.insert(place);
             self.to_tell.insert(id);
         }
         id
@@ -121,9 +115,9 @@ impl Pending {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        let order = OrderKey::of(job);
-        class.jobs.remove(&order);
-        class.untold.remove(&order);
+        let place = Place::of(job);
+        class.jobs.remove(&place);
+        class.untold.remove(&place);
         if class.untold.is_empty() {
             self.to_tell.remove(&id);
         }
@@ -153,9 +147,9 @@ impl Pending {
     }
 
     /// Marks a job as told.
-    pub(crate) fn told(&mut self, id: ClassId, order: &OrderKey) {
+    pub(crate) fn told(&mut self, id: ClassId, place: &Place) {
         if let Some(class) = self.classes.get_mut(&id) {
-            class.untold.remove(order);
+            class.untold.remove(place);
             if class.untold.is_empty() {
                 self.to_tell.remove(&id);
             }

@@ -10,11 +10,9 @@ use proptest::prelude::*;
 use scheduler::explain::Standing;
 use scheduler::{
     Attributed, BoundJob, Bytes, Cluster, Decision, Exclusive, Gpu, GpuRequest, Job, JobUid,
-    MilliCpu, Millis, Node, NodeName, Placement, QueueState, Quota, ReasonClass, Requirements,
-    Settings,
+    MilliCpu, Millis, Node, NodeName, Placement, QueueName, QueueState, Quota, ReasonClass,
+    Requirements, Settings, Span,
 };
-
-const NOW: Millis = Millis(1);
 
 /// What happens to a cluster; numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -32,6 +30,8 @@ enum Event {
     Holders(usize, usize, u32),
     Pause(bool),
     Limit(Option<u64>),
+    Weight(u32),
+    Wait(i64),
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +89,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (at(), at(), 0..2_u32).prop_map(|(node, gpu, n)| Event::Holders(node, gpu, n)),
         1 => any::<bool>().prop_map(Event::Pause),
         1 => proptest::option::of(0..4_u64).prop_map(Event::Limit),
+        1 => (1..4_u32).prop_map(Event::Weight),
+        3 => (1..30_000_i64).prop_map(Event::Wait),
     ]
 }
 
@@ -132,11 +134,23 @@ struct Model {
     assumed: BTreeMap<JobUid, (Job, BoundJob)>,
     bound: BTreeMap<JobUid, BoundJob>,
     submitted: i64,
+    now: Millis,
+}
+
+/// Jobs age quickly and use of the past fades quickly, so that both change the order within a test.
+fn settings() -> Settings {
+    Settings {
+        aging: Some(Span::seconds(10)),
+        aging_cap: 2,
+        half_life: Some(Span::seconds(40)),
+        charge_ahead: Span::seconds(20),
+        ..Settings::default()
+    }
 }
 
 impl Model {
     fn new(nodes: Vec<Node>) -> Self {
-        let mut cluster = Cluster::new(Settings::default());
+        let mut cluster = Cluster::new(settings());
         for (at, node) in nodes.iter().enumerate() {
             cluster.upsert_node(&node_name(at), node.clone());
         }
@@ -148,6 +162,7 @@ impl Model {
             assumed: BTreeMap::new(),
             bound: BTreeMap::new(),
             submitted: 0,
+            now: Millis(1),
         }
     }
 
@@ -155,7 +170,7 @@ impl Model {
         match event {
             Event::Submit(needs) => self.submit(needs),
             Event::Decide(limit) => {
-                let decisions = self.cluster.decide(NOW, *limit);
+                let decisions = self.cluster.decide(self.now, *limit);
                 self.note(&decisions);
             }
             Event::Confirm(at) => {
@@ -206,6 +221,11 @@ impl Model {
                 };
                 self.cluster.upsert_queue(&"q".into(), self.queue);
             }
+            Event::Weight(weight) => {
+                self.queue.weight = *weight;
+                self.cluster.upsert_queue(&"q".into(), self.queue);
+            }
+            Event::Wait(millis) => self.now.0 += millis,
         }
     }
 
@@ -242,7 +262,7 @@ impl Model {
                 "default".into()
             },
             priority: needs.priority,
-            enqueued_micros: self.submitted / 2,
+            enqueued_micros: self.now.0 * 1000 + self.submitted / 2,
             requirements,
             ..Job::default()
         };
@@ -309,7 +329,7 @@ impl Model {
 
     /// The same cluster, told everything once, in another order.
     fn rebuilt(&self) -> Cluster {
-        let mut cluster = Cluster::new(Settings::default());
+        let mut cluster = Cluster::new(settings());
         for job in self.waiting.values().rev() {
             cluster.upsert_job(job.clone());
         }
@@ -318,10 +338,48 @@ impl Model {
             cluster.upsert_bound(job.clone());
         }
         cluster.upsert_queue(&"q".into(), self.queue);
+        for queue in ["q", "default"].map(QueueName::from) {
+            let used = self.cluster.usage(&queue, self.now);
+            cluster.set_usage(&queue, used, self.now);
+        }
         for (at, node) in self.nodes.iter().enumerate().rev() {
             cluster.upsert_node(&node_name(at), node.clone());
         }
         cluster
+    }
+
+    /// The share of a job's queue by the letter of rules.md section 6, in thousandths of a GPU times milliseconds.
+    fn share(&self, job: &Job) -> u128 {
+        let assumed = self.assumed.values().map(|(_, bound)| bound);
+        let held: u64 = self
+            .bound
+            .values()
+            .chain(assumed)
+            .filter(|bound| bound.queue == job.queue)
+            .map(|bound| bound.gpus.len() as u64 * 1000)
+            .sum();
+        let cores: u64 = self
+            .bound
+            .values()
+            .chain(self.assumed.values().map(|(_, bound)| bound))
+            .filter(|bound| bound.queue == job.queue)
+            .map(|bound| bound.cpu.0)
+            .sum();
+        let used = self.cluster.usage(&job.queue, self.now).0;
+        let total = u128::from(used) + u128::from(held + cores * 20 / 1000) * 20_000;
+        let weight = if job.queue == "q".into() {
+            self.queue.weight
+        } else {
+            1
+        };
+        total * 1000 / u128::from(weight)
+    }
+
+    /// Where a job stands in the order: less is first.
+    fn key(&self, job: &Job) -> (i64, u128, i64, JobUid) {
+        let waited = self.now.0 - job.enqueued_micros.div_euclid(1000);
+        let band = i64::from(job.priority) + (waited / 10_000).clamp(0, 2);
+        (-band, self.share(job), job.enqueued_micros, job.uid.clone())
     }
 
     /// Does the job fit the node, by the letter of rules.md section 5 and plain arithmetic?
@@ -449,11 +507,6 @@ fn pick<T>(map: &BTreeMap<JobUid, T>, at: usize) -> Option<JobUid> {
     map.keys().nth(at.checked_rem(map.len())?).cloned()
 }
 
-fn before(one: &Job, other: &Job) -> bool {
-    (-one.priority, one.enqueued_micros, &one.uid)
-        < (-other.priority, other.enqueued_micros, &other.uid)
-}
-
 fn binds(decisions: &[Decision]) -> Vec<&Decision> {
     decisions
         .iter()
@@ -472,9 +525,9 @@ proptest! {
             prop_assert_eq!(model.cluster.check(), Vec::new(), "after {:?}", event);
         }
         // Determinism, and the incremental state against one built from scratch.
-        let first = model.cluster.clone().decide(NOW, usize::MAX);
-        prop_assert_eq!(&first, &model.cluster.clone().decide(NOW, usize::MAX));
-        let rebuilt = model.rebuilt().decide(NOW, usize::MAX);
+        let first = model.cluster.clone().decide(model.now, usize::MAX);
+        prop_assert_eq!(&first, &model.cluster.clone().decide(model.now, usize::MAX));
+        let rebuilt = model.rebuilt().decide(model.now, usize::MAX);
         prop_assert_eq!(binds(&first), binds(&rebuilt));
         // One decision at a time: nobody is bound while one before him fits.
         loop {
@@ -484,7 +537,7 @@ proptest! {
                 .filter(|job| matches!(model.cluster.explain(&job.uid), Some(Standing::Fits(_))))
                 .map(|job| job.uid.clone())
                 .collect();
-            let decisions = model.cluster.decide(NOW, 1);
+            let decisions = model.cluster.decide(model.now, 1);
             let Some(decision) = decisions.first() else {
                 prop_assert_eq!(fitting, BTreeSet::new(), "a job that fits was left waiting");
                 break;
@@ -494,7 +547,8 @@ proptest! {
                 let at = (0..model.nodes.len()).find(|at| node_name(*at) == placement.node).unwrap();
                 prop_assert!(model.fits(&job, at), "{:?} does not fit", job);
                 for uid in &fitting {
-                    prop_assert!(!before(&model.waiting[uid], &job), "{} was overtaken by {}", uid, job.uid);
+                    let overtaken = model.key(&model.waiting[uid]) < model.key(&job);
+                    prop_assert!(!overtaken, "{} was overtaken by {}", uid, job.uid);
                 }
             }
             model.note(&decisions);
@@ -508,7 +562,7 @@ proptest! {
         for event in &events {
             model.apply(event);
         }
-        let decisions = model.cluster.decide(NOW, usize::MAX);
+        let decisions = model.cluster.decide(model.now, usize::MAX);
         model.note(&decisions);
         for job in model.waiting.values() {
             let per_node = model.cluster.examine(&job.uid);
@@ -550,7 +604,7 @@ proptest! {
         let unknown_pin = job.requirements.node_name.as_ref().is_some_and(|pin| {
             (0..empty.nodes.len()).all(|at| node_name(at) != *pin)
         });
-        let decisions = model.cluster.decide(NOW, usize::MAX);
+        let decisions = model.cluster.decide(model.now, usize::MAX);
         let impossible = matches!(decisions.first(), Some(Decision::Infeasible { .. }));
         prop_assert_eq!(impossible, !possible && !unknown_pin, "{:?}", decisions);
     }

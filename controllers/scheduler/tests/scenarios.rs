@@ -8,7 +8,9 @@
 //! node a cpu=8 mem=64Gi gpus=24Gi,80Gi model=A100 cc=8.0 labels=zone=x taints=k=v:NoSchedule offers=docker max=4
 //! node a gone | cordoned | notready | drain        (more words on a node line; it keeps what was said before)
 //! gpu a 0 used=3Gi foreign=2Gi,1Gi holders=1 sick use=JOB:used:peak
-//! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 min=5m (run time before its jobs may be displaced)
+//! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 weight=2 min=5m (run time before its jobs may be displaced)
+//! settings settled=90 aging=10m cap=3 halflife=168h ahead=1h cores=20      (an empty cluster under these settings)
+//! used q 10h                   (GPU hours up to now)          usage a b c
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
 //!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER
@@ -27,8 +29,8 @@ use std::sync::Arc;
 use scheduler::explain::Standing;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
-    Gpu, GpuRequest, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, Placement, QueueState, Quota,
-    Settings, Span, Taint, TaintEffect, Toleration, preempt,
+    Gpu, GpuRequest, GpuTime, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, Placement, QueueState,
+    Quota, Settings, Span, Taint, TaintEffect, Toleration, preempt,
 };
 
 struct World {
@@ -58,10 +60,12 @@ impl World {
         let rest: Vec<&str> = words.collect();
         let mut output = None;
         match command {
-            "settle" => {
-                let settled_at = Millis(rest[0].parse::<i64>().unwrap() * 1000);
-                self.cluster = Cluster::new(Settings { settled_at });
+            "settings" => self.cluster = Cluster::new(settings(&rest)),
+            "used" => {
+                let used = GpuTime::gpu_seconds(u64::try_from(span(rest[1]).0).unwrap() / 1000);
+                self.cluster.set_usage(&rest[0].into(), used, self.now);
             }
+            "usage" => output = Some(self.usage(&rest)),
             "at" => self.now = Millis(rest[0].parse::<i64>().unwrap() * 1000),
             "node" => self.node(&rest),
             "gpu" => self.gpu(&rest),
@@ -193,6 +197,7 @@ impl World {
                 "cpu" => state.quota.cpu = Some(cpu(value)),
                 "vram" => state.quota.vram = Some(bytes(value)),
                 "min" => state.min_runtime = span(value),
+                "weight" => state.weight = value.parse().unwrap(),
                 "open" => state.quota = Quota::default(),
                 _ => panic!("unknown word of a queue: {word}"),
             }
@@ -346,6 +351,14 @@ impl World {
         text
     }
 
+    fn usage(&self, queues: &[&str]) -> String {
+        let line = |queue: &&str| {
+            let used = self.cluster.usage(&(*queue).into(), self.now);
+            format!("{queue} {} GPU seconds\n", used.as_gpu_seconds())
+        };
+        queues.iter().map(line).collect()
+    }
+
     fn why(&self, job: &str) -> String {
         match self.cluster.explain(&job.into()) {
             None => "unknown\n".into(),
@@ -375,6 +388,24 @@ fn gpus(placement: &Placement) -> String {
         text.push_str(" alone");
     }
     text
+}
+
+fn settings(words: &[&str]) -> Settings {
+    let mut settings = Settings::default();
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap();
+        match key {
+            "settled" => settings.settled_at = time(value),
+            "aging" => settings.aging = Some(span(value)),
+            "cap" => settings.aging_cap = value.parse().unwrap(),
+            "halflife" if value == "off" => settings.half_life = None,
+            "halflife" => settings.half_life = Some(span(value)),
+            "ahead" => settings.charge_ahead = span(value),
+            "cores" => settings.core_share = value.parse().unwrap(),
+            _ => panic!("unknown setting: {word}"),
+        }
+    }
+    settings
 }
 
 fn cpu(text: &str) -> MilliCpu {

@@ -284,6 +284,7 @@ pub(super) fn queue(queue: &QueueSpec) -> QueueState {
             cpu: quota.cpu.map(|cpu| MilliCpu(cpu.millis().unwrap_or(0))),
             jobs: quota.running_jobs.map(u64::from),
         },
+        weight: queue.weight.unwrap_or(1),
         ..QueueState::default()
     }
 }

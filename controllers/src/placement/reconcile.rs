@@ -76,6 +76,7 @@ impl Placement {
         let from = if found { now } else { self.started };
         self.cluster = Cluster::new(Settings {
             settled_at: millis(later(from, self.settle_seconds)),
+            ..Settings::default()
         });
         for (key, queue) in world.queues.iter() {
             let name = QueueName::from(&*key.name);
@@ -266,6 +267,7 @@ impl Placement {
 fn unsettled() -> Cluster {
     Cluster::new(Settings {
         settled_at: Millis(i64::MAX),
+        ..Settings::default()
     })
 }
 

@@ -126,7 +126,7 @@ pub struct Job {
     pub queue: QueueName,
     /// Declared priority, the base of its queue and nudges included; higher is first.
     pub priority: i32,
-    /// When it was queued first, in microseconds since an instant of the caller's; earlier is first.
+    /// When it was queued first, in microseconds since the instant that [`Millis`] count from; earlier is first.
     pub enqueued_micros: i64,
     /// What it needs.
     pub requirements: Requirements,

@@ -16,7 +16,7 @@ pub struct Quota {
 }
 
 /// What a queue allows now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueState {
     /// True keeps its jobs from being placed.
     pub paused: bool,
@@ -24,4 +24,17 @@ pub struct QueueState {
     pub quota: Quota,
     /// How long its jobs run at least before they may be displaced.
     pub min_runtime: Span,
+    /// Its share of the fleet relative to other queues; 0 counts as 1.
+    pub weight: u32,
+}
+
+impl Default for QueueState {
+    fn default() -> Self {
+        Self {
+            paused: false,
+            quota: Quota::default(),
+            min_runtime: Span::default(),
+            weight: 1,
+        }
+    }
 }
