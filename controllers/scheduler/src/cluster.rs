@@ -120,7 +120,8 @@ impl Cluster {
         if state.facts.as_ref() == Some(&node) {
             return;
         }
-        state.set_facts(node);
+        let learned = state.set_facts(node);
+        self.shape += u64::from(learned);
         self.version += 1;
         self.node_freed(name);
     }
@@ -163,9 +164,7 @@ impl Cluster {
 
     /// A job waits. False when that is not news: it is known so already, or its binding is not confirmed yet.
     pub fn upsert_job(&mut self, mut job: Job) -> bool {
-        if let Some(model) = &job.requirements.gpu_model {
-            job.requirements.gpu_model = Some(model.to_lowercase().into());
-        }
+        job.requirements = job.requirements.normalised();
         match self.jobs.get(&job.uid) {
             Some(Entry::Assumed { .. }) => return false,
             Some(Entry::Pending { job: known, .. } | Entry::Infeasible { job: known })

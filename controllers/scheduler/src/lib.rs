@@ -17,7 +17,8 @@
 //!
 //! - [`input`]: ids, units, nodes, jobs and queues as they are told.
 //! - [`vram`]: how much GPU memory can be promised (rules.md section 5).
-//! - [`fit`]: does a job fit a node, how well, and if not, why not.
+//! - [`fit`]: does a job fit a node, how well, and if not, why not; which GPUs it gets.
+//! - `topology`: how the GPUs of a node are joined, and the best joined set of them.
 //! - [`reason`]: reasons as data and as words.
 //! - [`cluster`]: the indexed state and its events.
 //! - `order`: who is first; [`fairshare`]: what queues have used.
@@ -42,6 +43,7 @@ pub mod preempt;
 mod ranking;
 pub mod reason;
 mod settings;
+mod topology;
 pub mod vram;
 
 pub use check::Violation;
@@ -49,10 +51,12 @@ pub use cluster::{Cluster, JobState};
 pub use decide::{Decision, Placement};
 pub use explain::Explanation;
 pub use fairshare::GpuTime;
+pub use fit::Scored;
 pub use input::{
     Attributed, BoundJob, Bytes, Capability, DesiredState, Estimate, Exclusive, Gpu, GpuRequest,
-    GpuUuid, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState, Quota,
-    Requirements, Span, Taint, TaintEffect, Terms, Toleration,
+    GpuUuid, Job, JobUid, Link, MilliCpu, Millis, Node, NodeName, Packing, Preference, QueueName,
+    QueueState, Quota, Requirements, Slice, Slices, Span, Taint, TaintEffect, Terms, Toleration,
+    Wish,
 };
 pub use reason::{Misfit, ReasonClass};
 pub use settings::Settings;

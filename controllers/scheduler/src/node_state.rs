@@ -1,8 +1,12 @@
 //! One node with what is promised on it: the figures that fits are judged by, kept current at every change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::input::{Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node};
+use crate::input::{
+    Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node, Slice, covers,
+};
+use crate::topology::Topology;
 use crate::vram::{self, Headroom, Promise};
 
 /// One node with the jobs bound to it. A node that is not known (any more) may still have jobs.
@@ -22,16 +26,99 @@ pub(crate) struct NodeState {
     pub(crate) whole_jobs: u32,
     /// What is left of each GPU, in the order of `facts.gpus`.
     pub(crate) gpus: Vec<GpuState>,
+    /// How the GPUs are joined.
+    pub(crate) topology: Arc<Topology>,
     /// The event after which something may have been freed here.
     pub(crate) freed_at: u64,
 }
+
+/// Most directories of a node that are remembered; a node that ever had more is taken to have any.
+const MAX_DIRECTORIES: usize = 1024;
 
 /// The most a node was ever seen with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HighWater {
     pub(crate) cpu: MilliCpu,
     pub(crate) memory: Bytes,
+    /// GPUs that are no slices.
     pub(crate) gpus: BTreeMap<GpuUuid, Gpu>,
+    /// One slice of each profile and model: a job has one at most.
+    pub(crate) slices: BTreeMap<(Arc<str>, Arc<str>), Gpu>,
+    directories: Option<BTreeSet<Arc<str>>>,
+}
+
+impl HighWater {
+    /// Was the path ever within reach? `None` when the node never said what it has.
+    pub(crate) fn offers_directory(&self, path: &str) -> Option<bool> {
+        let roots = self.directories.as_ref()?;
+        Some(roots.len() > MAX_DIRECTORIES || roots.iter().any(|root| covers(root, path)))
+    }
+
+    /// Takes over what is more than before. True when something is known now that was not, so that what was thought
+    /// possible may not be.
+    fn raise(&mut self, node: &Node) -> bool {
+        let mut learned = false;
+        self.cpu = self.cpu.max(node.cpu);
+        self.memory = self.memory.max(node.memory);
+        if let Some(roots) = &node.directories {
+            learned |= self.directories.is_none();
+            let known = self.directories.get_or_insert_default();
+            if known.len() <= MAX_DIRECTORIES && !roots.is_subset(known) {
+                known.extend(roots.iter().take(MAX_DIRECTORIES + 1).cloned());
+            }
+        }
+        for gpu in &node.gpus {
+            let known = match &gpu.slice {
+                None => self.gpus.get_mut(&gpu.uuid),
+                Some(slice) => self
+                    .slices
+                    .get_mut(&(slice.profile.clone(), gpu.model.clone())),
+            };
+            match known {
+                Some(known) if known.memory > gpu.memory => {}
+                Some(known) => {
+                    learned |= known.capability.is_none() && gpu.capability.is_some();
+                    // Only what does not tick: a fresh copy of the whole record at every report would be waste.
+                    known.memory = gpu.memory;
+                    known.reserved = known.reserved.min(gpu.reserved);
+                    known.capability = known.capability.max(gpu.capability);
+                    known.model = gpu.model.clone();
+                    if !same_links(known, gpu) {
+                        learned = true;
+                        known.numa = gpu.numa;
+                        known.pcie_switch.clone_from(&gpu.pcie_switch);
+                        known.nvlinks.clone_from(&gpu.nvlinks);
+                    }
+                }
+                None => {
+                    let empty = Gpu {
+                        used: Some(Bytes(0)),
+                        healthy: true,
+                        foreign_peaks: Vec::new(),
+                        holders: 0,
+                        attributed: Vec::new(),
+                        ..gpu.clone()
+                    };
+                    match &gpu.slice {
+                        None => self.gpus.insert(gpu.uuid.clone(), empty),
+                        Some(slice) => {
+                            let key = (slice.profile.clone(), gpu.model.clone());
+                            self.slices.insert(key, empty)
+                        }
+                    };
+                }
+            }
+        }
+        learned
+    }
+}
+
+fn same_links(one: &Gpu, other: &Gpu) -> bool {
+    one.numa == other.numa
+        && one.pcie_switch == other.pcie_switch
+        && one.nvlinks == other.nvlinks
+        && one.slice == other.slice
+        && one.index == other.index
 }
 
 /// What is left of one GPU.
@@ -40,6 +127,8 @@ pub(crate) struct GpuState {
     pub(crate) headroom: Headroom,
     /// Model name in lower case.
     pub(crate) model: String,
+    /// Is it divided into slices? Then it is not given to jobs itself.
+    pub(crate) divided: bool,
 }
 
 /// A job that was thought away from a node, with what it was measured to use there.
@@ -58,6 +147,7 @@ impl NodeState {
             high_water: HighWater::default(),
             jobs: self.jobs.clone(),
             gpus: self.gpus.clone(),
+            topology: Arc::clone(&self.topology),
             ..*self
         }
     }
@@ -105,35 +195,21 @@ impl NodeState {
         Bytes(node.memory.0.saturating_sub(self.memory_used))
     }
 
-    pub(crate) fn set_facts(&mut self, node: Node) {
-        let water = &mut self.high_water;
-        water.cpu = water.cpu.max(node.cpu);
-        water.memory = water.memory.max(node.memory);
-        for gpu in &node.gpus {
-            match water.gpus.get_mut(&gpu.uuid) {
-                Some(known) if known.memory > gpu.memory => {}
-                Some(known) => {
-                    // Only what does not tick: a fresh copy of the whole record at every report would be waste.
-                    known.memory = gpu.memory;
-                    known.reserved = known.reserved.min(gpu.reserved);
-                    known.capability = known.capability.max(gpu.capability);
-                    known.model = gpu.model.clone();
-                }
-                None => {
-                    let empty = Gpu {
-                        used: Some(Bytes(0)),
-                        healthy: true,
-                        foreign_peaks: Vec::new(),
-                        holders: 0,
-                        attributed: Vec::new(),
-                        ..gpu.clone()
-                    };
-                    water.gpus.insert(gpu.uuid.clone(), empty);
-                }
-            }
+    /// Takes over what was observed. True when something is known now that was not, see [`HighWater`].
+    pub(crate) fn set_facts(&mut self, node: Node) -> bool {
+        let learned = self.high_water.raise(&node) && self.facts.is_some();
+        let before = self.facts.as_ref().map_or(&[][..], |facts| &facts.gpus);
+        let as_before = before.len() == node.gpus.len()
+            && before
+                .iter()
+                .zip(&node.gpus)
+                .all(|(one, other)| same_links(one, other));
+        if !as_before {
+            self.topology = Arc::new(Topology::of(node.gpus.iter()));
         }
         self.facts = Some(node);
         self.measure_all();
+        learned
     }
 
     pub(crate) fn add(&mut self, job: BoundJob) {
@@ -185,12 +261,20 @@ impl NodeState {
 
     /// The GPUs as they must be from the facts and the jobs.
     pub(crate) fn measured(&self) -> Vec<GpuState> {
-        let gpus = self.facts.iter().flat_map(|node| &node.gpus);
-        gpus.map(|gpu| GpuState {
-            headroom: vram::headroom(gpu, &self.promises(&gpu.uuid)),
-            model: gpu.model.to_lowercase(),
-        })
-        .collect()
+        let gpus = self.facts.as_ref().map_or(&[][..], |node| &node.gpus);
+        let sliced = gpus.iter().any(|gpu| gpu.slice.is_some());
+        let divided = |gpu: &Gpu| {
+            let is_parent = |slice: &Slice| slice.parent == gpu.uuid;
+            gpus.iter()
+                .any(|one| one.slice.as_ref().is_some_and(is_parent))
+        };
+        gpus.iter()
+            .map(|gpu| GpuState {
+                headroom: vram::headroom(gpu, &self.promises(&gpu.uuid)),
+                model: gpu.model.to_lowercase(),
+                divided: sliced && divided(gpu),
+            })
+            .collect()
     }
 
     fn measure_all(&mut self) {

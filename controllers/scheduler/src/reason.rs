@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::input::{Bytes, Capability, DesiredState, MilliCpu, NodeName};
+use crate::input::{Bytes, Capability, DesiredState, Link, MilliCpu, NodeName};
 
 /// Classes of reasons, from the farthest to the nearest to a fit. The nearest one over all nodes is a job's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,8 @@ pub enum ReasonClass {
     NodeSelectorMismatch,
     /// A capability tag is missing.
     MissingNeeds,
+    /// A directory cannot be reached.
+    DirectoryMissing,
     /// A taint is not tolerated.
     TaintNotTolerated,
     /// The node is not offered to this job for now.
@@ -26,12 +28,16 @@ pub enum ReasonClass {
     NodeNotReady,
     /// The node takes no new jobs.
     NodeUnschedulable,
+    /// There is no such MIG slice, or the GPUs are divided into slices.
+    GpuSliceMismatch,
     /// The GPUs are of another model.
     GpuModelMismatch,
     /// The GPUs are too small in total.
     GpuMemoryMismatch,
     /// The GPUs are too old.
     GpuCapabilityMismatch,
+    /// The GPUs are not joined as they must be.
+    GpuInterconnectMismatch,
     /// The GPUs are not healthy.
     GpuUnhealthy,
     /// Another job has the node to itself, or this one needs an empty node.
@@ -61,13 +67,16 @@ impl ReasonClass {
             ReasonClass::NodePinMismatch => "NodePinMismatch",
             ReasonClass::NodeSelectorMismatch => "NodeSelectorMismatch",
             ReasonClass::MissingNeeds => "MissingNeeds",
+            ReasonClass::DirectoryMissing => "DirectoryMissing",
             ReasonClass::TaintNotTolerated => "TaintNotTolerated",
             ReasonClass::NodeAvoided => "NodeAvoided",
             ReasonClass::NodeNotReady => "NodeNotReady",
             ReasonClass::NodeUnschedulable => "NodeUnschedulable",
+            ReasonClass::GpuSliceMismatch => "GpuSliceMismatch",
             ReasonClass::GpuModelMismatch => "GpuModelMismatch",
             ReasonClass::GpuMemoryMismatch => "GpuMemoryMismatch",
             ReasonClass::GpuCapabilityMismatch => "GpuCapabilityMismatch",
+            ReasonClass::GpuInterconnectMismatch => "GpuInterconnectMismatch",
             ReasonClass::GpuUnhealthy => "GpuUnhealthy",
             ReasonClass::NodeExclusive => "NodeExclusive",
             ReasonClass::NodeFull => "NodeFull",
@@ -104,6 +113,11 @@ pub enum Misfit {
         /// The tag.
         tag: Arc<str>,
     },
+    /// A directory cannot be reached.
+    Directory {
+        /// The path that the job asks for.
+        path: Arc<str>,
+    },
     /// A taint is not tolerated.
     Taint {
         /// Its key.
@@ -125,6 +139,41 @@ pub enum Misfit {
         wanted: u32,
         /// GPUs there are.
         total: u32,
+    },
+    /// No MIG slice is of the profile.
+    Slice {
+        /// The profile asked for.
+        profile: Arc<str>,
+    },
+    /// The job asks for several MIG slices, and a process uses one.
+    ManySlices {
+        /// Slices asked for.
+        wanted: u32,
+    },
+    /// There would be enough GPUs if they were not divided into MIG slices.
+    Divided {
+        /// GPUs asked for.
+        wanted: u32,
+        /// GPUs that are not divided.
+        whole: u32,
+    },
+    /// Too few GPUs are joined as they must be, whatever is on them.
+    Interconnect {
+        /// What must join them.
+        link: Link,
+        /// GPUs asked for.
+        wanted: u32,
+        /// The most that are joined so.
+        joined: u32,
+    },
+    /// Too few GPUs of those with room are joined as they must be.
+    Apart {
+        /// What must join them.
+        link: Link,
+        /// GPUs asked for.
+        wanted: u32,
+        /// The most that are joined so and have room.
+        joined: u32,
     },
     /// Too few GPUs are of the model.
     GpuModel {
@@ -217,6 +266,11 @@ impl Misfit {
             Misfit::NotPinned => ReasonClass::NodePinMismatch,
             Misfit::Selector { .. } => ReasonClass::NodeSelectorMismatch,
             Misfit::Needs { .. } => ReasonClass::MissingNeeds,
+            Misfit::Directory { .. } => ReasonClass::DirectoryMissing,
+            Misfit::Slice { .. } | Misfit::ManySlices { .. } | Misfit::Divided { .. } => {
+                ReasonClass::GpuSliceMismatch
+            }
+            Misfit::Interconnect { .. } => ReasonClass::GpuInterconnectMismatch,
             Misfit::Taint { .. } => ReasonClass::TaintNotTolerated,
             Misfit::Avoided => ReasonClass::NodeAvoided,
             Misfit::NotReady => ReasonClass::NodeNotReady,
@@ -229,7 +283,9 @@ impl Misfit {
             Misfit::Full { .. } => ReasonClass::NodeFull,
             Misfit::Cpu { .. } => ReasonClass::InsufficientCpu,
             Misfit::Memory { .. } => ReasonClass::InsufficientMemory,
-            Misfit::GpuCount { .. } | Misfit::GpusBusy { .. } => ReasonClass::InsufficientGpus,
+            Misfit::GpuCount { .. } | Misfit::GpusBusy { .. } | Misfit::Apart { .. } => {
+                ReasonClass::InsufficientGpus
+            }
             Misfit::Vram { .. } => ReasonClass::InsufficientVram,
         }
     }
@@ -240,12 +296,17 @@ impl Misfit {
             Misfit::NotPinned
             | Misfit::Selector { .. }
             | Misfit::Needs { .. }
+            | Misfit::Directory { .. }
+            | Misfit::Slice { .. }
+            | Misfit::ManySlices { .. }
             | Misfit::Taint { .. }
             | Misfit::Avoided
             | Misfit::NotReady
             | Misfit::Cordoned
             | Misfit::Desired(_)
             | Misfit::HeldWhole => (0, 0),
+            Misfit::Divided { whole, .. } => (*whole, 0),
+            Misfit::Interconnect { joined, .. } => (*joined, 0),
             Misfit::NotEmpty { jobs } => (u32::MAX - jobs, 0),
             Misfit::Full { max_jobs } => (*max_jobs, 0),
             Misfit::GpuCount { total, .. } => (0, u64::from(*total)),
@@ -258,6 +319,7 @@ impl Misfit {
             Misfit::Memory { free, .. } => (0, free.0),
             // Busy GPUs may become idle; GPUs that are not there will not come.
             Misfit::GpusBusy { idle, .. } => (1, u64::from(*idle)),
+            Misfit::Apart { joined, .. } => (1, u64::from(*joined)),
             Misfit::Vram {
                 fitting, best_free, ..
             } => (*fitting, best_free.0),
@@ -278,6 +340,7 @@ impl Misfit {
                 write!(f, "{lack} a label, such as {key}={wanted} on {best}")
             }
             Misfit::Needs { tag } => write!(f, "{lack} what it needs, such as `{tag}` on {best}"),
+            Misfit::Directory { path } => write!(f, "{lack} a directory, such as {path} on {best}"),
             Misfit::Taint { key, value } if value.is_empty() => {
                 write!(f, "{are} tainted, such as {best} with {key}")
             }
@@ -327,6 +390,46 @@ impl Misfit {
             | Misfit::GpuHealth { .. }
             | Misfit::GpusBusy { .. }
             | Misfit::Vram { .. } => self.describe_gpus(words, f),
+            Misfit::Slice { .. }
+            | Misfit::ManySlices { .. }
+            | Misfit::Divided { .. }
+            | Misfit::Interconnect { .. }
+            | Misfit::Apart { .. } => self.describe_devices(words, f),
+        }
+    }
+
+    /// Slices, and how GPUs are joined.
+    fn describe_devices(&self, words: &Words<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Words { lack, best, .. } = words;
+        match self {
+            Misfit::Slice { profile } => {
+                write!(f, "{lack} the MIG slice {profile}, such as {best}")
+            }
+            Misfit::ManySlices { wanted } => write!(
+                f,
+                "cannot give it {wanted} MIG slices, because a process uses one, such as {best}"
+            ),
+            Misfit::Divided { wanted, whole } => write!(
+                f,
+                "{lack} GPUs that are not divided into MIG slices: best has {whole} of {wanted} on {best}"
+            ),
+            Misfit::Interconnect {
+                link,
+                wanted,
+                joined,
+            } => write!(
+                f,
+                "{lack} joined GPUs: best has {joined} of {wanted} joined by {link} on {best}"
+            ),
+            Misfit::Apart {
+                link,
+                wanted,
+                joined,
+            } => write!(
+                f,
+                "{lack} joined GPUs with room: best has {joined} of {wanted} joined by {link} on {best}"
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -398,6 +501,7 @@ impl Misfit {
             Misfit::NotPinned
             | Misfit::Selector { .. }
             | Misfit::Needs { .. }
+            | Misfit::Directory { .. }
             | Misfit::Taint { .. }
             | Misfit::Avoided
             | Misfit::NotReady
@@ -407,7 +511,12 @@ impl Misfit {
             | Misfit::NotEmpty { .. }
             | Misfit::Full { .. }
             | Misfit::Cpu { .. }
-            | Misfit::Memory { .. } => Ok(()),
+            | Misfit::Memory { .. }
+            | Misfit::Slice { .. }
+            | Misfit::ManySlices { .. }
+            | Misfit::Divided { .. }
+            | Misfit::Interconnect { .. }
+            | Misfit::Apart { .. } => Ok(()),
         }
     }
 }

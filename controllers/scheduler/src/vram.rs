@@ -37,8 +37,8 @@ pub fn with_buffer(peak: Bytes) -> Bytes {
 /// 22.5 GiB), so 7 percent above the total still mean this card.
 pub fn names_class(declared: Bytes, gpu: &Gpu) -> bool {
     let shareable = capacity(gpu).saturating_sub(MARGIN);
-    let nominal = u128::from(gpu.memory.0) * 107 / 100;
-    declared > shareable && u128::from(declared.0) <= nominal
+    let nominal = gpu.memory.0.saturating_mul(107) / 100;
+    declared > shareable && declared.0 <= nominal
 }
 
 /// Could an empty device of this kind hold that much?
@@ -75,6 +75,8 @@ pub struct Headroom {
     pub free: Bytes,
     /// True when nobody is on it: a job may have all of it.
     pub idle: bool,
+    /// True when no job is on it, nor what one left behind: a job may be alone among jobs on it.
+    pub vacant: bool,
 }
 
 /// Headroom of a device under these promises.
@@ -93,7 +95,8 @@ pub fn headroom(gpu: &Gpu, promises: &[Promise]) -> Headroom {
         .used
         .map(|used| used.saturating_sub(used_by_jobs).saturating_sub(foreign));
     let taken_by_others = foreign_held.saturating_add(residue.unwrap_or_default());
-    let idle = promises.is_empty() && gpu.holders == 0 && taken_by_others <= MARGIN;
+    let vacant = promises.is_empty() && gpu.holders == 0;
+    let idle = vacant && taken_by_others <= MARGIN;
     let promised = capacity(gpu)
         .saturating_sub(MARGIN)
         .saturating_sub(charged)
@@ -116,7 +119,7 @@ pub fn headroom(gpu: &Gpu, promises: &[Promise]) -> Headroom {
     };
     // A process of an ended attempt keeps the device busy, however much memory it shows.
     let free = if gpu.holders > 0 { Bytes(0) } else { free };
-    Headroom { free, idle }
+    Headroom { free, idle, vacant }
 }
 
 #[cfg(test)]

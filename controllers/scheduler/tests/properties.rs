@@ -9,9 +9,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use scheduler::explain::Standing;
 use scheduler::{
-    Attributed, BoundJob, Bytes, Cluster, Decision, Exclusive, Gpu, GpuRequest, Job, JobUid,
-    MilliCpu, Millis, Node, NodeName, Placement, QueueName, QueueState, Quota, ReasonClass,
-    Requirements, Settings, Span,
+    Attributed, BoundJob, Bytes, Cluster, Decision, Exclusive, Gpu, GpuRequest, Job, JobUid, Link,
+    MilliCpu, Millis, Node, NodeName, Packing, Placement, QueueName, QueueState, Quota,
+    ReasonClass, Requirements, Settings, Span,
 };
 
 /// What happens to a cluster; numbers choose among what there is.
@@ -40,6 +40,8 @@ struct Needs {
     cpu: u64,
     memory: u64,
     gpus: u32,
+    link: Link,
+    spread: bool,
     vram: Option<u64>,
     exclusive: u8,
     pin: Option<usize>,
@@ -48,23 +50,26 @@ struct Needs {
 
 fn needs() -> impl Strategy<Value = Needs> {
     let vram = prop_oneof![1 => Just(None), 3 => (1..25_u64).prop_map(Some)];
+    let link = prop_oneof![3 => Just(Link::Any), 1 => Just(Link::Numa), 1 => Just(Link::NvLink)];
     let pin = prop_oneof![4 => Just(None), 1 => (0..5_usize).prop_map(Some)];
     (
         -1..2_i32,
         0..5_u64,
         0..9_u64,
-        0..3_u32,
+        (0..4_u32, link, any::<bool>()),
         vram,
         0..12_u8,
         pin,
         any::<bool>(),
     )
         .prop_map(
-            |(priority, cpu, memory, gpus, vram, exclusive, pin, zone)| Needs {
+            |(priority, cpu, memory, (gpus, link, spread), vram, exclusive, pin, zone)| Needs {
                 priority,
                 cpu,
                 memory,
                 gpus,
+                link,
+                spread,
                 vram,
                 exclusive,
                 pin,
@@ -113,7 +118,16 @@ fn fleet() -> impl Strategy<Value = Vec<Node>> {
             },
             gpus: (0_u32..)
                 .zip(gpus)
-                .map(|(index, size)| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(size)))
+                .map(|(index, size)| Gpu {
+                    // 0 and 2 are of one NUMA node; the last two have NVLink on nodes with much memory.
+                    numa: Some(index % 2),
+                    nvlinks: Some(if memory > 4 && index > 0 {
+                        vec![index + 1]
+                    } else {
+                        Vec::new()
+                    }),
+                    ..Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(size))
+                })
                 .collect(),
             ..Node::default()
         };
@@ -249,6 +263,12 @@ impl Model {
                 _ => Exclusive::Shared,
             },
             node_name: needs.pin.map(node_name),
+            interconnect: needs.link,
+            packing: if needs.spread {
+                Packing::Spread
+            } else {
+                Packing::Pack
+            },
             ..Requirements::default()
         };
         if needs.zone {
@@ -415,20 +435,54 @@ fn gpus_take(needs: &Requirements, gpus: &[Gpu], here: &[&BoundJob]) -> bool {
         .iter()
         .filter(|gpu| gpu_takes(needs, gpu, here))
         .collect();
+    let enough = |pool: Vec<&Gpu>| joined_set(&pool, wanted, needs.interconnect);
     let GpuRequest::Vram { bytes, .. } = needs.gpus else {
-        return takes.len() >= wanted;
+        return enough(takes);
     };
+    if needs.exclusive != Exclusive::Shared || wanted == 1 {
+        return enough(takes);
+    }
     let of_class = |gpu: &&&Gpu| bytes.0 + 512 * Bytes::MIB > gpu.memory.0 - gpu.reserved.0;
     let whole = Requirements {
-        exclusive: Exclusive::Gpu,
-        ..needs.clone()
+        gpus: GpuRequest::Whole(1),
+        ..Requirements::default()
     };
-    let idle = takes
-        .iter()
-        .filter(|gpu| gpu_takes(&whole, gpu, here))
-        .count();
-    let class = takes.iter().filter(of_class).count();
-    class >= wanted || takes.len() - class >= wanted || idle >= wanted
+    let idle = |gpu: &&&Gpu| gpu_takes(&whole, gpu, here);
+    let pool =
+        |test: &dyn Fn(&&&Gpu) -> bool| takes.iter().filter(|gpu| test(gpu)).copied().collect();
+    enough(pool(&of_class)) || enough(pool(&|gpu| !of_class(gpu))) || enough(pool(&idle))
+}
+
+/// Is there a set of that many among the GPUs in which each is reached from each over links at least so tight?
+fn joined_set(pool: &[&Gpu], wanted: usize, least: Link) -> bool {
+    let near = |a: &Gpu, b: &Gpu| match least {
+        Link::Any => true,
+        Link::Numa => a.numa == b.numa || nvlink(a, b),
+        Link::PcieSwitch | Link::NvLink => nvlink(a, b),
+    };
+    (0_u32..1 << pool.len()).any(|mask| {
+        let set: Vec<&Gpu> = (0..pool.len())
+            .filter(|at| mask & (1 << at) != 0)
+            .map(|at| pool[at])
+            .collect();
+        let mut reached: Vec<&Gpu> = set.iter().take(1).copied().collect();
+        let mut next = 0;
+        while next < reached.len() {
+            let from = reached[next];
+            for gpu in &set {
+                if near(from, gpu) && !reached.iter().any(|known| known.uuid == gpu.uuid) {
+                    reached.push(gpu);
+                }
+            }
+            next += 1;
+        }
+        set.len() == wanted && (wanted < 2 || reached.len() == wanted)
+    })
+}
+
+fn nvlink(a: &Gpu, b: &Gpu) -> bool {
+    let names = |one: &Gpu, other: &Gpu| one.nvlinks.as_ref().unwrap().contains(&other.index);
+    names(a, b) || names(b, a)
 }
 
 fn gpu_takes(needs: &Requirements, gpu: &Gpu, here: &[&BoundJob]) -> bool {
@@ -470,6 +524,7 @@ fn gpu_takes(needs: &Requirements, gpu: &Gpu, here: &[&BoundJob]) -> bool {
         .min(capacity - used - margin - pending);
     let idle = holders == 0 && gpu.holders == 0 && foreign_held + residue <= margin;
     let free = if gpu.holders > 0 { 0 } else { free.max(0) };
+    let vacant = holders == 0 && gpu.holders == 0;
     match needs.gpus {
         GpuRequest::None => false,
         GpuRequest::Whole(_) => idle,
@@ -479,7 +534,7 @@ fn gpu_takes(needs: &Requirements, gpu: &Gpu, here: &[&BoundJob]) -> bool {
             if needs.exclusive == Exclusive::Shared {
                 declared <= free || (idle && class(declared))
             } else {
-                idle && could
+                (idle && could) || (vacant && declared <= free)
             }
         }
     }

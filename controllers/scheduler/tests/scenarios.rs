@@ -7,16 +7,18 @@
 //! ```text
 //! node a cpu=8 mem=64Gi gpus=24Gi,80Gi model=A100 cc=8.0 labels=zone=x taints=k=v:NoSchedule offers=docker max=4
 //! node a gone | cordoned | notready | drain        (more words on a node line; it keeps what was said before)
+//!        dirs=/data,/home numa=0,0,1,1 switch=x,x,y,y nvlink=0-1,2-3      (gpus= comes first; 10Gi@0:1g.10gb is a slice of GPU 0)
 //! gpu a 0 used=3Gi foreign=2Gi,1Gi holders=1 sick use=JOB:used:peak
 //! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 weight=2 min=5m (run time before its jobs may be displaced)
 //! settings settled=90 aging=10m cap=3 halflife=168h ahead=1h cores=20      (an empty cluster under these settings)
 //! used q 10h                   (GPU hours up to now)          usage a b c
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
+//!       slices=any|1g.10gb link=numa|switch|nvlink dirs=/data/x spread prefer=50:zone=x,-20:offers=old,10:dir=/data
 //!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER
 //! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 checkpoint=5m stopping=90
 //!             release j        undo j        confirm j        remove j        at 90
-//! decide [limit]        why j        examine j        plan j [node]
+//! decide [limit]        why j        examine j        scores j        plan j [node]
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a malformed script is a failed test")]
@@ -29,8 +31,9 @@ use std::sync::Arc;
 use scheduler::explain::Standing;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
-    Gpu, GpuRequest, GpuTime, GpuUuid, Job, MilliCpu, Millis, Node, NodeName, Placement, QueueState,
-    Quota, Settings, Span, Taint, TaintEffect, Toleration, preempt,
+    Gpu, GpuRequest, GpuTime, GpuUuid, Job, Link, MilliCpu, Millis, Node, NodeName, Packing,
+    Placement, Preference, QueueState, Quota, Settings, Slice, Slices, Span, Taint, TaintEffect,
+    Toleration, Wish, preempt,
 };
 
 struct World {
@@ -91,6 +94,11 @@ impl World {
             }
             "why" => output = Some(self.why(rest[0])),
             "plan" => output = Some(self.plan(&rest)),
+            "scores" => {
+                let scores = self.cluster.scores(&rest[0].into(), 9);
+                let lines = scores.iter().map(|one| one.to_string() + "\n");
+                output = Some(lines.collect());
+            }
             "examine" => {
                 let mut text = String::new();
                 for (node, misfits) in self.cluster.examine(&rest[0].into()) {
@@ -136,10 +144,12 @@ impl World {
                         .map(|(at, size)| Gpu {
                             model: model.clone(),
                             capability,
-                            ..Gpu::idle(format!("{name}/{at}"), at.try_into().unwrap(), bytes(size))
+                            ..device(&name, at, size)
                         })
                         .collect();
                 }
+                "dirs" => node.directories = Some(value.split(',').map(Into::into).collect()),
+                "numa" | "switch" | "nvlink" => joined(&mut node.gpus, key, value),
                 "ready" => node.ready = true,
                 "notready" => node.ready = false,
                 "cordoned" => node.unschedulable = true,
@@ -240,6 +250,12 @@ impl World {
                 "needs" => needs.needs = value.split(',').map(Into::into).collect(),
                 "tolerate" => needs.tolerations = value.split(',').map(toleration).collect(),
                 "avoid" => needs.avoid = value.split(',').map(Into::into).collect(),
+                "slices" if value == "any" => needs.slices = Slices::Allowed,
+                "slices" => needs.slices = Slices::Only(value.into()),
+                "link" => needs.interconnect = link(value),
+                "dirs" => needs.directories = value.split(',').map(Into::into).collect(),
+                "spread" => needs.packing = Packing::Spread,
+                "prefer" => needs.prefer = value.split(',').map(preference).collect(),
                 _ => panic!("unknown word of a job: {word}"),
             }
         }
@@ -406,6 +422,69 @@ fn settings(words: &[&str]) -> Settings {
         }
     }
     settings
+}
+
+/// A GPU by its size, as in `24Gi`, or a MIG slice of one, as in `10Gi@0:1g.10gb`.
+fn device(node: &NodeName, at: usize, text: &str) -> Gpu {
+    let (size, slice) = match text.split_once('@') {
+        Some((size, slice)) => (size, Some(slice.split_once(':').unwrap())),
+        None => (text, None),
+    };
+    Gpu {
+        slice: slice.map(|(parent, profile)| Slice {
+            parent: format!("{node}/{parent}").into(),
+            profile: profile.into(),
+        }),
+        ..Gpu::idle(format!("{node}/{at}"), at.try_into().unwrap(), bytes(size))
+    }
+}
+
+/// How GPUs are joined: a NUMA node or switch for each, or pairs with NVLink.
+fn joined(gpus: &mut [Gpu], key: &str, value: &str) {
+    if key == "nvlink" {
+        for gpu in gpus.iter_mut() {
+            gpu.nvlinks = Some(Vec::new());
+        }
+        for (a, b) in value.split(',').filter_map(|pair| pair.split_once('-')) {
+            let peer = b.parse().unwrap();
+            let links = gpus[a.parse::<usize>().unwrap()].nvlinks.as_mut();
+            links.unwrap().push(peer);
+        }
+        return;
+    }
+    for (gpu, word) in gpus.iter_mut().zip(value.split(',')) {
+        match key {
+            "numa" => gpu.numa = Some(word.parse().unwrap()),
+            _ => gpu.pcie_switch = Some(word.into()),
+        }
+    }
+}
+
+fn link(text: &str) -> Link {
+    match text {
+        "numa" => Link::Numa,
+        "switch" => Link::PcieSwitch,
+        "nvlink" => Link::NvLink,
+        _ => panic!("unknown link: {text}"),
+    }
+}
+
+/// `50:zone=x`, `-20:offers=tag` or `10:dir=/data`.
+fn preference(text: &str) -> Preference {
+    let (weight, wish) = text.split_once(':').unwrap();
+    let (key, value) = wish.split_once('=').unwrap();
+    let wish = match key {
+        "offers" => Wish::Offers(value.into()),
+        "dir" => Wish::Directory(value.into()),
+        _ => Wish::Label {
+            key: key.into(),
+            values: BTreeSet::from([value.into()]),
+        },
+    };
+    Preference {
+        weight: weight.parse().unwrap(),
+        wishes: vec![wish],
+    }
 }
 
 fn cpu(text: &str) -> MilliCpu {

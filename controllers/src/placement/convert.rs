@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crds::job::{Exclusive, Toleration, TolerationOperator};
+use crds::job::{Exclusive, Interconnect, Toleration, TolerationOperator};
 use crds::job_status::{Binding, Effective};
 use crds::node::{DesiredState, GpuStatus, NodeInfo, TaintEffect};
 use crds::{Job, JobStatus, Node, QueueSpec, phase};
 use jiff::Timestamp;
 use scheduler::{
-    Attributed, BoundJob, Bytes, Capability, Estimate, Gpu, GpuRequest, JobUid, MilliCpu, Millis,
-    NodeName, QueueName, QueueState, Quota, Requirements, Span, Terms,
+    Attributed, BoundJob, Bytes, Capability, Estimate, Gpu, GpuRequest, JobUid, Link, MilliCpu,
+    Millis, NodeName, QueueName, QueueState, Quota, Requirements, Span, Terms,
 };
 
 /// Labels that every node bears, whatever its agent says.
@@ -116,6 +116,12 @@ fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
         needs: needs.map(arc).collect(),
         tolerations: tolerations.filter_map(toleration).collect(),
         avoid: avoid.map(NodeName::from).into_iter().collect(),
+        interconnect: match gpu.and_then(|gpu| gpu.interconnect) {
+            None => Link::Any,
+            Some(Interconnect::Pcie) => Link::PcieSwitch,
+            Some(Interconnect::NVLink) => Link::NvLink,
+        },
+        ..Requirements::default()
     }
 }
 
@@ -244,6 +250,7 @@ pub(super) fn node(node: &Node) -> Option<scheduler::Node> {
         cpu: MilliCpu(capacity.cpu.millis().unwrap_or(0)),
         memory: Bytes(capacity.memory.bytes().unwrap_or(0)),
         gpus: status.gpus.iter().map(gpu).collect(),
+        ..scheduler::Node::default()
     })
 }
 
@@ -270,6 +277,8 @@ fn gpu(gpu: &GpuStatus) -> Gpu {
                 peak: Bytes(attributed.peak_bytes),
             })
             .collect(),
+        numa: gpu.numa_node,
+        ..Gpu::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::node::{Capability, Taint, TaintEffect};
+use super::node::{Capability, Link, Node, Taint, TaintEffect};
 use super::units::{Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName, QueueName, Span};
 
 /// A taint that a job ignores.
@@ -68,6 +68,76 @@ pub enum Exclusive {
     Node,
 }
 
+/// May a job be given a MIG slice? Only a job of one device can: a process uses one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slices {
+    /// When it declares how much memory it needs and names no model: who asks for a model or a whole GPU means that.
+    #[default]
+    Unasked,
+    /// Whenever one fits.
+    Allowed,
+    /// Only one of this profile, such as `1g.10gb`.
+    Only(Arc<str>),
+}
+
+/// Where the jobs of a queue go among the places that fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    /// Where the least is left over, so that large gaps stay open.
+    #[default]
+    Pack,
+    /// Where the most is left over, so that neighbours disturb each other least.
+    Spread,
+}
+
+/// Something that a node may have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wish {
+    /// The label has one of these values; without values, it is there.
+    Label {
+        /// The label.
+        key: Arc<str>,
+        /// The values.
+        values: BTreeSet<Arc<str>>,
+    },
+    /// The label has none of these values; without values, it is not there.
+    NoLabel {
+        /// The label.
+        key: Arc<str>,
+        /// The values.
+        values: BTreeSet<Arc<str>>,
+    },
+    /// The node offers the capability tag.
+    Offers(Arc<str>),
+    /// The node says that the path can be reached, for example because a data set or a model is there already.
+    Directory(Arc<str>),
+}
+
+impl Wish {
+    /// Does the node have it?
+    pub fn holds(&self, node: &Node) -> bool {
+        let bears = |key: &Arc<str>, values: &BTreeSet<Arc<str>>| {
+            let value = node.labels.get(key);
+            value.is_some_and(|value| values.is_empty() || values.contains(value))
+        };
+        match self {
+            Wish::Label { key, values } => bears(key, values),
+            Wish::NoLabel { key, values } => !bears(key, values),
+            Wish::Offers(tag) => node.offers.contains(tag),
+            Wish::Directory(path) => node.offers_directory(path) == Some(true),
+        }
+    }
+}
+
+/// What a job would like of its node, and how much.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Preference {
+    /// Added to the node's score when every wish holds; below zero for what it would rather not have.
+    pub weight: i32,
+    /// What must hold.
+    pub wishes: Vec<Wish>,
+}
+
 /// What a job needs. Jobs with equal requirements are tried together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Requirements {
@@ -95,6 +165,53 @@ pub struct Requirements {
     pub tolerations: Vec<Toleration>,
     /// Nodes that it is not offered for now, for example because they refused it lately.
     pub avoid: BTreeSet<NodeName>,
+    /// May it be given a MIG slice?
+    pub slices: Slices,
+    /// How its GPUs must at least be joined to each other, directly or over others of its own; better is preferred anyway.
+    pub interconnect: Link,
+    /// Paths that it must reach on its node. Nodes that do not say what they have are not kept from it.
+    pub directories: BTreeSet<Arc<str>>,
+    /// What it would like; nodes are compared by the sum of the weights that hold before all else but taints.
+    pub prefer: Vec<Preference>,
+    /// Where it goes among the places that fit.
+    pub packing: Packing,
+}
+
+impl Requirements {
+    /// The same needs in the form that they are compared in: the model in lower case, paths without `.`, `..` and
+    /// doubled slashes.
+    #[must_use]
+    pub fn normalised(mut self) -> Self {
+        if let Some(model) = &self.gpu_model {
+            self.gpu_model = Some(model.to_lowercase().into());
+        }
+        let paths = std::mem::take(&mut self.directories);
+        self.directories = paths.iter().map(|path| plain(path)).collect();
+        for wish in self.prefer.iter_mut().flat_map(|one| &mut one.wishes) {
+            if let Wish::Directory(path) = wish {
+                *path = plain(path);
+            }
+        }
+        self
+    }
+}
+
+/// A path by its letters alone, as no links can be followed from here.
+fn plain(path: &str) -> Arc<str> {
+    if !path.starts_with('/') {
+        return path.into();
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/")).into()
 }
 
 /// What a job allows others, and how long it may run. Jobs with other terms are told apart when slots are reserved.

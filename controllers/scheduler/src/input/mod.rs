@@ -5,7 +5,11 @@ mod node;
 mod queue;
 mod units;
 
-pub use job::{BoundJob, Estimate, Exclusive, GpuRequest, Job, Requirements, Terms, Toleration};
-pub use node::{Attributed, Capability, DesiredState, Gpu, Node, Taint, TaintEffect};
+pub use job::{
+    BoundJob, Estimate, Exclusive, GpuRequest, Job, Packing, Preference, Requirements, Slices,
+    Terms, Toleration, Wish,
+};
+pub(crate) use node::covers;
+pub use node::{Attributed, Capability, DesiredState, Gpu, Link, Node, Slice, Taint, TaintEffect};
 pub use queue::{QueueState, Quota};
 pub use units::{Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName, QueueName, Span};

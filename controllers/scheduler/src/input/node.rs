@@ -68,6 +68,45 @@ pub struct Taint {
     pub effect: TaintEffect,
 }
 
+/// How two GPUs of one node are joined, from the loosest to the tightest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Link {
+    /// By the host alone.
+    #[default]
+    Any,
+    /// They belong to one NUMA node.
+    Numa,
+    /// They are below one PCIe switch.
+    PcieSwitch,
+    /// By NVLink.
+    NvLink,
+}
+
+impl Link {
+    /// All, the tightest first.
+    pub const TIGHTEST_FIRST: [Self; 4] = [Self::NvLink, Self::PcieSwitch, Self::Numa, Self::Any];
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Link::Any => "the host",
+            Link::Numa => "one NUMA node",
+            Link::PcieSwitch => "one PCIe switch",
+            Link::NvLink => "NVLink",
+        })
+    }
+}
+
+/// What a MIG slice is a part of. Slices are devices of their own; a GPU that has some is not given to jobs itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The GPU.
+    pub parent: GpuUuid,
+    /// The profile, such as `1g.10gb`.
+    pub profile: Arc<str>,
+}
+
 /// One host as it was observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -89,12 +128,33 @@ pub struct Node {
     pub cpu: MilliCpu,
     /// Host memory.
     pub memory: Bytes,
-    /// GPUs.
+    /// GPUs, and MIG slices as devices of their own.
     pub gpus: Vec<Gpu>,
+    /// Directories below which everything can be reached on this node; `None` when it does not say.
+    pub directories: Option<BTreeSet<Arc<str>>>,
+}
+
+impl Node {
+    /// Can the path be reached? `None` when the node does not say which directories it has.
+    pub fn offers_directory(&self, path: &str) -> Option<bool> {
+        let roots = self.directories.as_ref()?;
+        Some(roots.iter().any(|root| covers(root, path)))
+    }
+}
+
+/// Is `path` the directory `root` or below it? By components: `/data` does not cover `/database`. Roots that are not
+/// absolute cover nothing.
+pub(crate) fn covers(root: &str, path: &str) -> bool {
+    if !root.starts_with('/') {
+        return false;
+    }
+    let root = root.trim_end_matches('/');
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// One GPU as it was observed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gpu {
     /// UUID.
     pub uuid: GpuUuid,
@@ -118,6 +178,14 @@ pub struct Gpu {
     pub holders: u32,
     /// Use by jobs.
     pub attributed: Vec<Attributed>,
+    /// Set when this is a MIG slice.
+    pub slice: Option<Slice>,
+    /// NUMA node, where known.
+    pub numa: Option<u32>,
+    /// The PCIe switch that it is below, under any name that is the same for all below it; `None` when not known.
+    pub pcie_switch: Option<Arc<str>>,
+    /// Indices of the GPUs that it is joined to by NVLink, directly or through a switch; `None` when not known.
+    pub nvlinks: Option<Vec<u32>>,
 }
 
 impl Gpu {
@@ -126,15 +194,10 @@ impl Gpu {
         Self {
             uuid: uuid.into(),
             index,
-            model: "".into(),
             memory,
-            reserved: Bytes(0),
             used: Some(Bytes(0)),
-            capability: None,
             healthy: true,
-            foreign_peaks: Vec::new(),
-            holders: 0,
-            attributed: Vec::new(),
+            ..Self::default()
         }
     }
 }
