@@ -53,6 +53,9 @@ pub enum Violation {
     /// The figures kept for a queue are not what its jobs add up to.
     #[error("the figures of queue `{0}` are stale")]
     StaleQueue(QueueName),
+    /// The figures kept for all queues together are not what the queues add up to.
+    #[error("the figures of all queues together are stale")]
+    StaleCohort,
     /// A job is in no index, or in one that it does not belong to.
     #[error("job `{0}` is indexed wrongly")]
     LostJob(JobUid),
@@ -74,6 +77,9 @@ impl Cluster {
             if used != queue.used {
                 found.push(Violation::StaleQueue(name.clone()));
             }
+        }
+        if self.counted_cohort() != self.cohort {
+            found.push(Violation::StaleCohort);
         }
         found.extend(self.check_jobs());
         found

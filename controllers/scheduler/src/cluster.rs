@@ -12,6 +12,7 @@ use crate::input::{
 };
 use crate::node_state::NodeState;
 use crate::pending::{ClassId, Pending};
+use crate::quota::Cohort;
 use crate::settings::Settings;
 
 /// Where a job stands.
@@ -92,6 +93,7 @@ pub struct Cluster {
     pub(crate) settings: Settings,
     pub(crate) nodes: BTreeMap<NodeName, NodeState>,
     pub(crate) queues: BTreeMap<QueueName, QueueEntry>,
+    pub(crate) cohort: Cohort,
     pub(crate) jobs: BTreeMap<JobUid, Entry>,
     pub(crate) pending: Pending,
     /// Counts the events after which something may be free that was not.
@@ -148,10 +150,10 @@ impl Cluster {
     /// A queue appeared or changed.
     pub fn upsert_queue(&mut self, name: &QueueName, queue: QueueState) {
         self.epoch += 1;
-        let entry = self.queues.entry(name.clone()).or_default();
-        if entry.state != queue {
-            entry.state = queue;
-            entry.freed_at = self.epoch;
+        let known = self.queues.get(name).map(|entry| entry.state);
+        if known != Some(queue) {
+            self.change_queue(name, |entry| entry.state = queue);
+            self.queue_freed(name);
             self.shape += 1;
             self.version += 1;
         }
@@ -274,8 +276,8 @@ impl Cluster {
     /// Charges a job to its node and its queue.
     pub(crate) fn hold(&mut self, job: BoundJob) {
         self.version += 1;
-        let queue = self.queues.entry(job.queue.clone()).or_default();
-        queue.used = queue.used.plus(Usage::of(&job));
+        let usage = Usage::of(&job);
+        self.change_queue(&job.queue, |queue| queue.used = queue.used.plus(usage));
         self.nodes.entry(job.node.clone()).or_default().add(job);
     }
 
@@ -290,11 +292,18 @@ impl Cluster {
         } else if state.facts.is_some() {
             self.node_freed(node);
         }
-        if let Some(job) = released
-            && let Some(queue) = self.queues.get_mut(&job.queue)
-        {
+        if let Some(job) = released {
             self.epoch += 1;
-            queue.used = queue.used.minus(Usage::of(&job));
+            let usage = Usage::of(&job);
+            self.change_queue(&job.queue, |queue| queue.used = queue.used.minus(usage));
+            self.queue_freed(&job.queue);
+        }
+    }
+
+    /// A queue may hold more than before, and so may those that borrow of it.
+    fn queue_freed(&mut self, name: &QueueName) {
+        self.cohort.freed_at = self.epoch;
+        if let Some(queue) = self.queues.get_mut(name) {
             queue.freed_at = self.epoch;
         }
     }

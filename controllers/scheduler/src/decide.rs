@@ -117,9 +117,11 @@ impl Cluster {
             return true;
         };
         let freed_at = if blocked.by_queue {
-            self.queues
-                .get(&class.key.queue)
-                .map(|queue| queue.freed_at)
+            let queue = self.queues.get(&class.key.queue);
+            queue.map(|queue| match queue.state.borrow {
+                Some(_) => self.cohort.freed_at,
+                None => queue.freed_at,
+            })
         } else {
             self.freed.keys().next_back().copied()
         };

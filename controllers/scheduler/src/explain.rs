@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::cluster::{Cluster, Entry, Usage};
+use crate::cluster::{Cluster, Entry};
 use crate::fit;
-use crate::input::{Bytes, GpuRequest, JobUid, MilliCpu, NodeName, QueueName, Requirements};
+use crate::input::{JobUid, NodeName, QueueName, Requirements};
 use crate::node_state::NodeState;
 use crate::pending::Known;
+use crate::quota::QuotaLimit;
 use crate::reason::{Misfit, ReasonClass, Words};
 
 /// Why a job waits, or could never run.
@@ -56,19 +57,6 @@ pub struct Item {
     pub best: NodeName,
     /// Why that one fails.
     pub misfit: Misfit,
-}
-
-/// A limit of a queue's quota and where the queue stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QuotaLimit {
-    /// GPUs: held, asked for, allowed.
-    Gpus(u64, u64, u64),
-    /// GPU memory: held, asked for, allowed.
-    Vram(Bytes, Bytes, Bytes),
-    /// CPU: held, asked for, allowed.
-    Cpu(MilliCpu, MilliCpu, MilliCpu),
-    /// Jobs: held, asked for, allowed.
-    Jobs(u64, u64, u64),
 }
 
 /// Where a job stands, computed when asked.
@@ -122,28 +110,7 @@ impl fmt::Display for Explanation {
         match self {
             Explanation::QueuePaused { queue } => write!(f, "queue {queue} is paused"),
             Explanation::QuotaExceeded { queue, limit } => {
-                write!(f, "queue {queue} is at its quota: ")?;
-                match limit {
-                    QuotaLimit::Gpus(held, asked, most) => {
-                        write!(
-                            f,
-                            "it holds {held} of {most} GPUs and this job asks for {asked}"
-                        )
-                    }
-                    QuotaLimit::Vram(held, asked, most) => {
-                        write!(
-                            f,
-                            "it holds {held} of {most} VRAM and this job asks for {asked}"
-                        )
-                    }
-                    QuotaLimit::Cpu(held, asked, most) => {
-                        write!(
-                            f,
-                            "it holds {held} of {most} cores and this job asks for {asked}"
-                        )
-                    }
-                    QuotaLimit::Jobs(held, _, most) => write!(f, "it runs {held} of {most} jobs"),
-                }
+                write!(f, "queue {queue} is at its quota: {limit}")
             }
             Explanation::PinMissing { node } => {
                 write!(f, "the node {node} that it is pinned to is not known")
@@ -260,58 +227,6 @@ impl Cluster {
             return None;
         }
         summarise(against()).map(Explanation::Never)
-    }
-
-    /// Why a job's queue keeps it now.
-    pub(crate) fn queue_reason(
-        &self,
-        name: &QueueName,
-        needs: &Requirements,
-    ) -> Option<Explanation> {
-        let queue = self.queues.get(name)?;
-        if queue.state.paused {
-            return Some(Explanation::QueuePaused {
-                queue: name.clone(),
-            });
-        }
-        let (held, asked, quota) = (queue.used, asked(needs), queue.state.quota);
-        let after = held.plus(asked);
-        let limit = if let Some(most) = quota.jobs.filter(|most| after.jobs > *most) {
-            QuotaLimit::Jobs(held.jobs, asked.jobs, most)
-        } else if let Some(most) = quota
-            .gpus
-            .filter(|most| asked.gpus > 0 && after.gpus > *most)
-        {
-            QuotaLimit::Gpus(held.gpus, asked.gpus, most)
-        } else if let Some(most) = quota
-            .vram
-            .filter(|most| asked.vram.0 > 0 && after.vram > *most)
-        {
-            QuotaLimit::Vram(held.vram, asked.vram, most)
-        } else if let Some(most) = quota
-            .cpu
-            .filter(|most| asked.cpu.0 > 0 && after.cpu > *most)
-        {
-            QuotaLimit::Cpu(held.cpu, asked.cpu, most)
-        } else {
-            return None;
-        };
-        let queue = name.clone();
-        Some(Explanation::QuotaExceeded { queue, limit })
-    }
-}
-
-pub(crate) fn asked(needs: &Requirements) -> Usage {
-    let gpus = u64::from(needs.gpus.count());
-    let vram = match needs.gpus {
-        GpuRequest::Vram { bytes, .. } => Bytes(bytes.0.saturating_mul(gpus)),
-        GpuRequest::None | GpuRequest::Whole(_) => Bytes(0),
-    };
-    Usage {
-        gpus,
-        vram,
-        cpu: needs.cpu,
-        jobs: 1,
     }
 }
 

@@ -21,7 +21,7 @@
 //! - `topology`: how the GPUs of a node are joined, and the best joined set of them.
 //! - [`reason`]: reasons as data and as words.
 //! - [`cluster`]: the indexed state and its events.
-//! - `order`: who is first; [`fairshare`]: what queues have used.
+//! - `order`: who is first; [`fairshare`]: what queues have used; [`quota`]: what they may hold.
 //! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
 //! - [`explain`]: the state of one waiting job.
@@ -40,6 +40,7 @@ mod node_state;
 mod order;
 mod pending;
 pub mod preempt;
+pub mod quota;
 mod ranking;
 pub mod reason;
 mod settings;

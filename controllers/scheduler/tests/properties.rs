@@ -29,7 +29,8 @@ enum Event {
     Measure(usize, u64, u64),
     Holders(usize, usize, u32),
     Pause(bool),
-    Limit(Option<u64>),
+    Limit(Option<u64>, Option<u64>),
+    Own(Option<u64>),
     Weight(u32),
     Wait(i64),
 }
@@ -78,6 +79,11 @@ fn needs() -> impl Strategy<Value = Needs> {
         )
 }
 
+fn limit() -> impl Strategy<Value = (Option<u64>, Option<u64>)> {
+    let most = || proptest::option::of(0..4_u64);
+    (most(), most())
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let at = || any::<usize>();
     prop_oneof![
@@ -93,7 +99,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (at(), 0..20_u64, 0..10_u64).prop_map(|(job, used, more)| Event::Measure(job, used, more)),
         1 => (at(), at(), 0..2_u32).prop_map(|(node, gpu, n)| Event::Holders(node, gpu, n)),
         1 => any::<bool>().prop_map(Event::Pause),
-        1 => proptest::option::of(0..4_u64).prop_map(Event::Limit),
+        1 => limit().prop_map(|(own, borrow)| Event::Limit(own, borrow)),
+        1 => proptest::option::of(0..4_u64).prop_map(Event::Own),
         1 => (1..4_u32).prop_map(Event::Weight),
         3 => (1..30_000_i64).prop_map(Event::Wait),
     ]
@@ -144,6 +151,7 @@ struct Model {
     cluster: Cluster,
     nodes: Vec<Node>,
     queue: QueueState,
+    other: QueueState,
     waiting: BTreeMap<JobUid, Job>,
     assumed: BTreeMap<JobUid, (Job, BoundJob)>,
     bound: BTreeMap<JobUid, BoundJob>,
@@ -172,6 +180,7 @@ impl Model {
             cluster,
             nodes,
             queue: QueueState::default(),
+            other: QueueState::default(),
             waiting: BTreeMap::new(),
             assumed: BTreeMap::new(),
             bound: BTreeMap::new(),
@@ -228,12 +237,14 @@ impl Model {
                 self.queue.paused = *paused;
                 self.cluster.upsert_queue(&"q".into(), self.queue);
             }
-            Event::Limit(gpus) => {
-                self.queue.quota = Quota {
-                    gpus: *gpus,
-                    ..Quota::default()
-                };
+            Event::Limit(own, borrow) => {
+                self.queue.quota = gpus(*own);
+                self.queue.borrow = borrow.map(|most| gpus(Some(most)));
                 self.cluster.upsert_queue(&"q".into(), self.queue);
+            }
+            Event::Own(own) => {
+                self.other.quota = gpus(*own);
+                self.cluster.upsert_queue(&"default".into(), self.other);
             }
             Event::Weight(weight) => {
                 self.queue.weight = *weight;
@@ -358,6 +369,7 @@ impl Model {
             cluster.upsert_bound(job.clone());
         }
         cluster.upsert_queue(&"q".into(), self.queue);
+        cluster.upsert_queue(&"default".into(), self.other);
         for queue in ["q", "default"].map(QueueName::from) {
             let used = self.cluster.usage(&queue, self.now);
             cluster.set_usage(&queue, used, self.now);
@@ -366,6 +378,31 @@ impl Model {
             cluster.upsert_node(&node_name(at), node.clone());
         }
         cluster
+    }
+
+    fn held(&self, queue: &QueueName) -> u64 {
+        let assumed = self.assumed.values().map(|(_, bound)| bound);
+        let holding = self.bound.values().chain(assumed);
+        let here = holding.filter(|bound| bound.queue == *queue);
+        here.map(|bound| bound.gpus.len() as u64).sum()
+    }
+
+    /// May the job's queue hold it as well?
+    fn allows(&self, job: &Job) -> bool {
+        let asked = u64::from(job.requirements.gpus.count());
+        let (queue, other, other_name) = if job.queue == "q".into() {
+            (self.queue, self.other, "default")
+        } else {
+            (self.other, self.queue, "q")
+        };
+        let Some(owned) = queue.quota.gpus.filter(|_| asked > 0) else {
+            return !queue.paused;
+        };
+        let idle = other.quota.gpus.map_or(0, |owned| {
+            owned.saturating_sub(self.held(&other_name.into()))
+        });
+        let borrowed = queue.borrow.map_or(0, |most| most.gpus.unwrap().min(idle));
+        !queue.paused && self.held(&job.queue) + asked <= owned + borrowed
     }
 
     /// The share of a job's queue by the letter of rules.md section 6, in thousandths of a GPU times milliseconds.
@@ -558,6 +595,13 @@ fn bound(job: &Job, placement: &Placement) -> BoundJob {
     }
 }
 
+fn gpus(most: Option<u64>) -> Quota {
+    Quota {
+        gpus: most,
+        ..Quota::default()
+    }
+}
+
 fn pick<T>(map: &BTreeMap<JobUid, T>, at: usize) -> Option<JobUid> {
     map.keys().nth(at.checked_rem(map.len())?).cloned()
 }
@@ -601,6 +645,7 @@ proptest! {
                 let job = model.waiting[&placement.job].clone();
                 let at = (0..model.nodes.len()).find(|at| node_name(*at) == placement.node).unwrap();
                 prop_assert!(model.fits(&job, at), "{:?} does not fit", job);
+                prop_assert!(model.allows(&job), "the quota does not allow {:?}", job);
                 for uid in &fitting {
                     let overtaken = model.key(&model.waiting[uid]) < model.key(&job);
                     prop_assert!(!overtaken, "{} was overtaken by {}", uid, job.uid);

@@ -9,7 +9,7 @@
 //! node a gone | cordoned | notready | drain        (more words on a node line; it keeps what was said before)
 //!        dirs=/data,/home numa=0,0,1,1 switch=x,x,y,y nvlink=0-1,2-3      (gpus= comes first; 10Gi@0:1g.10gb is a slice of GPU 0)
 //! gpu a 0 used=3Gi foreign=2Gi,1Gi holders=1 sick use=JOB:used:peak
-//! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 weight=2 min=5m (run time before its jobs may be displaced)
+//! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 weight=2 borrow=gpus:2,cpu:4|all min=5m (run time before its jobs may be displaced)
 //! settings settled=90 aging=10m cap=3 halflife=168h ahead=1h cores=20      (an empty cluster under these settings)
 //! used q 10h                   (GPU hours up to now)          usage a b c
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
@@ -207,6 +207,7 @@ impl World {
                 "cpu" => state.quota.cpu = Some(cpu(value)),
                 "vram" => state.quota.vram = Some(bytes(value)),
                 "min" => state.min_runtime = span(value),
+                "borrow" => state.borrow = Some(borrowing(value)),
                 "weight" => state.weight = value.parse().unwrap(),
                 "open" => state.quota = Quota::default(),
                 _ => panic!("unknown word of a queue: {word}"),
@@ -404,6 +405,29 @@ fn gpus(placement: &Placement) -> String {
         text.push_str(" alone");
     }
     text
+}
+
+/// What a queue may hold beyond its quota: `all`, or the most of some resources and nothing of the others.
+fn borrowing(text: &str) -> Quota {
+    if text == "all" {
+        return Quota::default();
+    }
+    let mut most = Quota {
+        gpus: Some(0),
+        vram: Some(Bytes(0)),
+        cpu: Some(MilliCpu(0)),
+        jobs: Some(0),
+    };
+    for pair in text.split(',') {
+        match pair.split_once(':').unwrap() {
+            ("gpus", value) => most.gpus = Some(value.parse().unwrap()),
+            ("jobs", value) => most.jobs = Some(value.parse().unwrap()),
+            ("cpu", value) => most.cpu = Some(cpu(value)),
+            ("vram", value) => most.vram = Some(bytes(value)),
+            (other, _) => panic!("unknown resource: {other}"),
+        }
+    }
+    most
 }
 
 fn settings(words: &[&str]) -> Settings {

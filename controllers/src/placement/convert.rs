@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crds::job::{Exclusive, Interconnect, Toleration, TolerationOperator};
 use crds::job_status::{Binding, Effective};
 use crds::node::{DesiredState, GpuStatus, NodeInfo, TaintEffect};
+use crds::queue::QueueQuota;
 use crds::{Job, JobStatus, Node, QueueSpec, phase};
 use jiff::Timestamp;
 use scheduler::{
@@ -284,15 +285,22 @@ fn gpu(gpu: &GpuStatus) -> Gpu {
 
 /// What a queue allows. A quota that cannot be read allows nothing of its kind, rather than everything.
 pub(super) fn queue(queue: &QueueSpec) -> QueueState {
-    let quota = queue.quota.clone().unwrap_or_default();
+    let limits = |quota: &QueueQuota| Quota {
+        gpus: quota.gpus.map(u64::from),
+        vram: quota
+            .vram
+            .as_ref()
+            .map(|vram| Bytes(vram.bytes().unwrap_or(0))),
+        cpu: quota
+            .cpu
+            .as_ref()
+            .map(|cpu| MilliCpu(cpu.millis().unwrap_or(0))),
+        jobs: quota.running_jobs.map(u64::from),
+    };
     QueueState {
         paused: queue.paused == Some(true),
-        quota: Quota {
-            gpus: quota.gpus.map(u64::from),
-            vram: quota.vram.map(|vram| Bytes(vram.bytes().unwrap_or(0))),
-            cpu: quota.cpu.map(|cpu| MilliCpu(cpu.millis().unwrap_or(0))),
-            jobs: quota.running_jobs.map(u64::from),
-        },
+        quota: queue.quota.as_ref().map(limits).unwrap_or_default(),
+        borrow: queue.borrowing.as_ref().map(limits),
         weight: queue.weight.unwrap_or(1),
         ..QueueState::default()
     }

@@ -20,8 +20,11 @@ pub struct Quota {
 pub struct QueueState {
     /// True keeps its jobs from being placed.
     pub paused: bool,
-    /// Its quota.
+    /// What it owns: its jobs may hold so much, and more only as far as `borrow` says.
     pub quota: Quota,
+    /// How much more its jobs may hold of what other queues own and leave idle, where `None` inside is no limit; `None` is
+    /// nothing.
+    pub borrow: Option<Quota>,
     /// How long its jobs run at least before they may be displaced.
     pub min_runtime: Span,
     /// Its share of the fleet relative to other queues; 0 counts as 1.
@@ -33,6 +36,7 @@ impl Default for QueueState {
         Self {
             paused: false,
             quota: Quota::default(),
+            borrow: None,
             min_runtime: Span::default(),
             weight: 1,
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{Cluster, Usage};
-use crate::explain::asked;
 use crate::input::{BoundJob, Job, Millis, QueueName, Quota};
 
 use super::{Cost, Right, Victim};
@@ -54,7 +53,7 @@ impl<'a> Rights<'a> {
     pub(super) fn of(cluster: &'a Cluster, job: &'a Job, now: Millis) -> Self {
         let queue = cluster.queues.get(&job.queue);
         let reclaims = queue.is_some_and(|queue| {
-            let asked = asked(&job.requirements);
+            let asked = Usage::asked(&job.requirements);
             let quota = &queue.state.quota;
             owns(quota, asked) && !exceeds(queue.used.plus(asked), quota)
         });

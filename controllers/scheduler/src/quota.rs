@@ -1,0 +1,238 @@
+//! Quotas of queues, and borrowing of what others leave idle.
+//!
+//! A quota is what a queue owns. With leave to borrow, its jobs may hold more than that, as long as all queues with a quota
+//! together hold no more than they own together; what is borrowed is counted, not which queue lent it. A queue without a
+//! quota owns nothing and is not limited, and what it holds is nobody's quota.
+//!
+//! Each kind of resource is judged by itself, and only if the job asks for any of it: a queue that is at its quota of GPUs
+//! still runs jobs without.
+
+use std::fmt;
+
+use crate::cluster::{Cluster, QueueEntry, Usage};
+use crate::explain::Explanation;
+use crate::input::{Bytes, GpuRequest, MilliCpu, QueueName, Quota, Requirements};
+
+/// What quotas are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Jobs that hold slots.
+    Jobs,
+    /// GPUs.
+    Gpus,
+    /// Declared GPU memory, in bytes.
+    Vram,
+    /// Thousandths of a core.
+    Cpu,
+}
+
+const RESOURCES: [Resource; 4] = [
+    Resource::Jobs,
+    Resource::Gpus,
+    Resource::Vram,
+    Resource::Cpu,
+];
+
+/// What a job would exceed, and by how much. Amounts are in the unit of the resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaLimit {
+    /// The resource.
+    pub resource: Resource,
+    /// What the queue's jobs hold.
+    pub held: u64,
+    /// What the job asks for.
+    pub asked: u64,
+    /// What the queue owns.
+    pub owned: u64,
+    /// How much the queue may hold beyond what it owns, now; `None` when it may not borrow at all.
+    pub borrowable: Option<u64>,
+}
+
+impl fmt::Display for QuotaLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            resource,
+            held,
+            asked,
+            owned,
+            borrowable,
+        } = *self;
+        match resource {
+            Resource::Jobs => write!(f, "it runs {held} of {owned} jobs"),
+            Resource::Gpus => write!(f, "it holds {held} of {owned} GPUs"),
+            Resource::Vram => write!(f, "it holds {} of {} VRAM", Bytes(held), Bytes(owned)),
+            Resource::Cpu => {
+                write!(
+                    f,
+                    "it holds {} of {} cores",
+                    MilliCpu(held),
+                    MilliCpu(owned)
+                )
+            }
+        }?;
+        if let Some(more) = borrowable {
+            f.write_str(", may borrow ")?;
+            amount(resource, more, f)?;
+        }
+        match resource {
+            Resource::Jobs => Ok(()),
+            Resource::Gpus | Resource::Vram | Resource::Cpu => {
+                f.write_str(" and this job asks for ")?;
+                amount(resource, asked, f)
+            }
+        }
+    }
+}
+
+fn amount(resource: Resource, amount: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match resource {
+        Resource::Jobs | Resource::Gpus => write!(f, "{amount}"),
+        Resource::Vram => write!(f, "{}", Bytes(amount)),
+        Resource::Cpu => write!(f, "{}", MilliCpu(amount)),
+    }
+}
+
+impl Quota {
+    /// How much of a resource; `None` is no limit.
+    pub(crate) fn of(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Jobs => self.jobs,
+            Resource::Gpus => self.gpus,
+            Resource::Vram => self.vram.map(|bytes| bytes.0),
+            Resource::Cpu => self.cpu.map(|cpu| cpu.0),
+        }
+    }
+}
+
+impl Usage {
+    fn resource(&self, resource: Resource) -> u64 {
+        match resource {
+            Resource::Jobs => self.jobs,
+            Resource::Gpus => self.gpus,
+            Resource::Vram => self.vram.0,
+            Resource::Cpu => self.cpu.0,
+        }
+    }
+
+    /// What a waiting job will hold.
+    pub(crate) fn asked(needs: &Requirements) -> Self {
+        let gpus = u64::from(needs.gpus.count());
+        let vram = match needs.gpus {
+            GpuRequest::Vram { bytes, .. } => Bytes(bytes.0.saturating_mul(gpus)),
+            GpuRequest::None | GpuRequest::Whole(_) => Bytes(0),
+        };
+        Self {
+            gpus,
+            vram,
+            cpu: needs.cpu,
+            jobs: 1,
+        }
+    }
+}
+
+/// What all queues with a quota own and hold together, by [`RESOURCES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cohort {
+    owned: [u128; RESOURCES.len()],
+    held: [u128; RESOURCES.len()],
+    /// The event after which more may be lent.
+    pub(crate) freed_at: u64,
+}
+
+impl Cohort {
+    fn count(&mut self, queue: &QueueEntry, add: bool) {
+        for (at, resource) in RESOURCES.into_iter().enumerate() {
+            let Some(owned) = queue.state.quota.of(resource) else {
+                continue;
+            };
+            let held = queue.used.resource(resource);
+            for (sum, part) in [(&mut self.owned[at], owned), (&mut self.held[at], held)] {
+                *sum = if add {
+                    *sum + u128::from(part)
+                } else {
+                    sum.saturating_sub(u128::from(part))
+                };
+            }
+        }
+    }
+
+    /// How much more than it owns a queue may hold of a resource that it has a quota of, now.
+    fn borrowable(&self, at: usize, queue: &QueueEntry, owned: u64) -> Option<u64> {
+        let leave = queue.state.borrow.as_ref()?;
+        let held = queue.used.resource(RESOURCES[at]);
+        // What the others own and do not hold; negative when they borrowed from this one.
+        let others_own = self.owned[at].saturating_sub(u128::from(owned));
+        let others_hold = self.held[at].saturating_sub(u128::from(held));
+        let idle = u64::try_from(others_own.saturating_sub(others_hold)).unwrap_or(u64::MAX);
+        Some(leave.of(RESOURCES[at]).unwrap_or(u64::MAX).min(idle))
+    }
+}
+
+impl Cluster {
+    /// Changes a queue, and what all queues own and hold together with it.
+    pub(crate) fn change_queue(&mut self, name: &QueueName, change: impl FnOnce(&mut QueueEntry)) {
+        let entry = match self.queues.get_mut(name) {
+            Some(entry) => entry,
+            None => self.queues.entry(name.clone()).or_default(),
+        };
+        self.cohort.count(entry, false);
+        change(entry);
+        self.cohort.count(entry, true);
+    }
+
+    /// Why a job's queue keeps it now.
+    pub(crate) fn queue_reason(
+        &self,
+        name: &QueueName,
+        needs: &Requirements,
+    ) -> Option<Explanation> {
+        let queue = self.queues.get(name)?;
+        if queue.state.paused {
+            return Some(Explanation::QueuePaused {
+                queue: name.clone(),
+            });
+        }
+        let limit = self.quota_limit(queue, Usage::asked(needs))?;
+        Some(Explanation::QuotaExceeded {
+            queue: name.clone(),
+            limit,
+        })
+    }
+
+    /// What a queue would exceed if it held that much more.
+    fn quota_limit(&self, queue: &QueueEntry, more: Usage) -> Option<QuotaLimit> {
+        for (at, resource) in RESOURCES.into_iter().enumerate() {
+            let (held, asked) = (queue.used.resource(resource), more.resource(resource));
+            let Some(owned) = queue.state.quota.of(resource).filter(|_| asked > 0) else {
+                continue;
+            };
+            let after = held.saturating_add(asked);
+            if after <= owned {
+                continue;
+            }
+            let borrowable = self.cohort.borrowable(at, queue, owned);
+            if after > owned.saturating_add(borrowable.unwrap_or(0)) {
+                return Some(QuotaLimit {
+                    resource,
+                    held,
+                    asked,
+                    owned,
+                    borrowable,
+                });
+            }
+        }
+        None
+    }
+
+    /// What all queues own and hold together, counted anew.
+    pub(crate) fn counted_cohort(&self) -> Cohort {
+        let mut cohort = Cohort {
+            freed_at: self.cohort.freed_at,
+            ..Cohort::default()
+        };
+        for queue in self.queues.values() {
+            cohort.count(queue, true);
+        }
+        cohort
+    }
+}
