@@ -94,7 +94,13 @@ impl Cluster {
         } else {
             let known = class.reason.as_ref().filter(|_| before.is_some());
             let found = match before {
-                None => Found::among(needs, self.candidates(needs), known),
+                None if needs.node_name.is_some() => {
+                    Found::among(needs, self.candidates(needs), known)
+                }
+                None => Found {
+                    fits: self.fitting(needs, class.jobs.len() > 1),
+                    news: true,
+                },
                 Some(before) => {
                     let freed = self.freed.range(before.at + 1..).map(|(_, name)| name);
                     let pin = needs.node_name.as_ref();
@@ -121,8 +127,11 @@ impl Cluster {
             {
                 return Tried::Never(Arc::new(why));
             }
-            let why = self.node_reason(needs);
-            self.pending.set_reason(id, why.known());
+            // Jobs that know no reason yet are told one later, when all is placed.
+            if class.reason.is_some() {
+                let why = self.node_reason(needs);
+                self.pending.set_reason(id, why.known());
+            }
         }
         self.pending.block(id, blocked);
         Tried::Waits

@@ -53,6 +53,9 @@ pub enum Violation {
     /// The figures kept for a queue are not what its jobs add up to.
     #[error("the figures of queue `{0}` are stale")]
     StaleQueue(QueueName),
+    /// The figures kept for all nodes side by side are not those of the nodes.
+    #[error("the figures of the fleet are stale")]
+    StaleFleet,
     /// The figures kept for all queues together are not what the queues add up to.
     #[error("the figures of all queues together are stale")]
     StaleCohort,
@@ -77,6 +80,9 @@ impl Cluster {
             if used != queue.used {
                 found.push(Violation::StaleQueue(name.clone()));
             }
+        }
+        if !self.fleet.is_current(self.nodes.iter()) {
+            found.push(Violation::StaleFleet);
         }
         if self.counted_cohort() != self.cohort {
             found.push(Violation::StaleCohort);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::fairshare::Account;
+use crate::fleet::Fleet;
 use crate::input::{
     BoundJob, Bytes, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState,
 };
@@ -94,6 +95,7 @@ pub struct Cluster {
     pub(crate) nodes: BTreeMap<NodeName, NodeState>,
     pub(crate) queues: BTreeMap<QueueName, QueueEntry>,
     pub(crate) cohort: Cohort,
+    pub(crate) fleet: Fleet,
     pub(crate) jobs: BTreeMap<JobUid, Entry>,
     pub(crate) pending: Pending,
     /// Counts the events after which something may be free that was not.
@@ -123,6 +125,7 @@ impl Cluster {
             return;
         }
         let learned = state.set_facts(node);
+        self.fleet.note(name, Some(state));
         self.shape += u64::from(learned);
         self.version += 1;
         self.node_freed(name);
@@ -134,6 +137,7 @@ impl Cluster {
             return;
         };
         self.freed.remove(&state.freed_at);
+        self.fleet.note(name, None);
         self.shape += 1;
         self.version += 1;
         if state.jobs.is_empty() {
@@ -199,6 +203,7 @@ impl Cluster {
         {
             self.jobs.insert(job.uid.clone(), entry);
             if *known != job && state.confirm(&job) {
+                self.fleet.note_use(&job.node, state);
                 self.version += 1;
                 self.node_freed(&job.node);
             }
@@ -278,7 +283,10 @@ impl Cluster {
         self.version += 1;
         let usage = Usage::of(&job);
         self.change_queue(&job.queue, |queue| queue.used = queue.used.plus(usage));
-        self.nodes.entry(job.node.clone()).or_default().add(job);
+        let name = job.node.clone();
+        let state = self.nodes.entry(name.clone()).or_default();
+        state.add(job);
+        self.fleet.note_use(&name, state);
     }
 
     fn let_go(&mut self, uid: &JobUid, node: &NodeName) {
@@ -287,6 +295,7 @@ impl Cluster {
             return;
         };
         let released = state.remove(uid);
+        self.fleet.note_use(node, state);
         if state.facts.is_none() && state.jobs.is_empty() {
             self.nodes.remove(node);
         } else if state.facts.is_some() {

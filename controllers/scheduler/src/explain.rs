@@ -207,10 +207,14 @@ impl Cluster {
         {
             return Explanation::PinMissing { node: pin.clone() };
         }
-        let reasons = summarise(self.candidates(needs).map(|(name, state)| {
-            let first = fit::misfits(needs, name, state, false).into_iter().next();
-            (name, first)
-        }));
+        let reasons = if needs.node_name.is_some() {
+            summarise(self.candidates(needs).map(|(name, state)| {
+                let first = fit::misfits(needs, name, state, false).into_iter().next();
+                (name, first)
+            }))
+        } else {
+            self.reasons_now(needs)
+        };
         match reasons {
             Some(reasons) => Explanation::Nodes(reasons),
             None => Explanation::NoNodes,
@@ -219,6 +223,9 @@ impl Cluster {
 
     /// Why no known node could ever run a job; `None` when one could, or none is known.
     pub(crate) fn never(&self, needs: &Requirements) -> Option<Explanation> {
+        if needs.node_name.is_none() {
+            return self.reasons_ever(needs).map(Explanation::Never);
+        }
         let against = || {
             let candidates = self.candidates(needs);
             candidates.map(|(name, state)| (name, fit::could_ever(needs, name, state).err()))

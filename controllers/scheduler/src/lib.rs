@@ -20,7 +20,7 @@
 //! - [`fit`]: does a job fit a node, how well, and if not, why not; which GPUs it gets.
 //! - `topology`: how the GPUs of a node are joined, and the best joined set of them.
 //! - [`reason`]: reasons as data and as words.
-//! - [`cluster`]: the indexed state and its events.
+//! - [`cluster`]: the indexed state and its events; `fleet`: all nodes side by side, for looks at the whole fleet.
 //! - `order`: who is first; [`fairshare`]: what queues have used; [`quota`]: what they may hold.
 //! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
@@ -35,6 +35,7 @@ pub mod decide;
 pub mod explain;
 pub mod fairshare;
 pub mod fit;
+mod fleet;
 pub mod input;
 mod node_state;
 mod order;

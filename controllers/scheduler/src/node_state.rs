@@ -44,7 +44,7 @@ pub(crate) struct HighWater {
     pub(crate) gpus: BTreeMap<GpuUuid, Gpu>,
     /// One slice of each profile and model: a job has one at most.
     pub(crate) slices: BTreeMap<(Arc<str>, Arc<str>), Gpu>,
-    directories: Option<BTreeSet<Arc<str>>>,
+    pub(crate) directories: Option<BTreeSet<Arc<str>>>,
 }
 
 impl HighWater {

@@ -37,8 +37,12 @@ pub fn with_buffer(peak: Bytes) -> Bytes {
 /// 22.5 GiB), so 7 percent above the total still mean this card.
 pub fn names_class(declared: Bytes, gpu: &Gpu) -> bool {
     let shareable = capacity(gpu).saturating_sub(MARGIN);
-    let nominal = gpu.memory.0.saturating_mul(107) / 100;
-    declared > shareable && declared.0 <= nominal
+    declared > shareable && declared <= nominal(gpu)
+}
+
+/// The most that may still mean this card.
+pub(crate) fn nominal(gpu: &Gpu) -> Bytes {
+    Bytes(gpu.memory.0.saturating_mul(107) / 100)
 }
 
 /// Could an empty device of this kind hold that much?

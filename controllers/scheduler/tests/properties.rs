@@ -686,6 +686,19 @@ proptest! {
                 prop_assert_eq!(counted, reasons.total);
                 let judged = if job.requirements.node_name.is_some() { 1 } else { model.nodes.len() };
                 prop_assert_eq!(reasons.total, judged);
+                // Nodes are counted by the first reason that a look at each by itself finds.
+                let mut firsts: BTreeMap<ReasonClass, usize> = BTreeMap::new();
+                let asked = per_node
+                    .iter()
+                    .filter(|(name, _)| job.requirements.node_name.as_ref().is_none_or(|pin| pin == *name));
+                for (_, misfits) in asked {
+                    *firsts.entry(misfits[0].class()).or_default() += 1;
+                }
+                let counts = reasons.items.iter().map(|item| (item.misfit.class(), item.nodes));
+                prop_assert_eq!(counts.collect::<BTreeMap<_, _>>(), firsts);
+                for item in &reasons.items {
+                    prop_assert_eq!(&item.misfit, &per_node[&item.best][0]);
+                }
             }
         }
     }

@@ -333,6 +333,15 @@ pub(crate) fn takes_whole_gpus(needs: &Requirements, gpus: &[&Gpu]) -> bool {
     }
 }
 
+/// Do all devices of the node count for the job, or does it ask for none?
+pub(crate) fn counts_all(needs: &Requirements, state: &NodeState) -> bool {
+    let devices = state.facts.iter().flat_map(|node| &node.gpus);
+    needs.gpus == GpuRequest::None
+        || devices
+            .zip(&state.gpus)
+            .all(|(gpu, device)| gpu.healthy && is_of_kind(needs, gpu, device))
+}
+
 /// Does the device count for this job, by its model, size and capability, and as a GPU or a slice?
 fn is_of_kind(needs: &Requirements, gpu: &Gpu, device: &GpuState) -> bool {
     counts(needs, gpu, device.divided) && matches(needs, gpu, &device.model)

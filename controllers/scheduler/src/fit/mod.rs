@@ -15,8 +15,9 @@ mod fixed;
 mod occupancy;
 mod score;
 
-pub(crate) use devices::{choose_gpus, takes_whole_gpus};
+pub(crate) use devices::{choose_gpus, counts_all, takes_whole_gpus};
 pub(crate) use ever::could_ever;
+pub(crate) use occupancy::Occupancy;
 pub(crate) use score::Score;
 pub use score::Scored;
 
@@ -36,6 +37,20 @@ pub(crate) fn may_fit(needs: &Requirements, name: &NodeName, state: &NodeState) 
     })
 }
 
+/// The first reason why a job would not fit a node that nobody uses. Nodes that are alike in labels, tags, directories,
+/// taints, state and devices have the same one, but for jobs that go by the names of nodes.
+pub(crate) fn fixed_misfit(
+    needs: &Requirements,
+    name: &NodeName,
+    state: &NodeState,
+) -> Option<Misfit> {
+    let Some(node) = &state.facts else {
+        return Some(Misfit::NotReady);
+    };
+    fixed::misfit(needs, name, node)
+        .or_else(|| devices::Room::of(needs, node, state).kind_misfit(needs, node, state))
+}
+
 /// The reasons why a job does not fit; empty when it fits. With `all`, those beyond the first as well.
 pub(crate) fn misfits(
     needs: &Requirements,
@@ -52,7 +67,7 @@ pub(crate) fn misfits(
     let checks: [&dyn Fn() -> Option<Misfit>; 4] = [
         &|| fixed::misfit(needs, name, node),
         &|| room.kind_misfit(needs, node, state),
-        &|| occupancy::misfit(needs, node, state),
+        &|| Occupancy::of(node, state).misfit(needs),
         &|| room.misfit(needs, node, state),
     ];
     for check in checks {
@@ -79,7 +94,7 @@ pub(crate) fn fit(
     let room = devices::Room::of(needs, node, state);
     let misfit = room
         .kind_misfit(needs, node, state)
-        .or_else(|| occupancy::misfit(needs, node, state))
+        .or_else(|| Occupancy::of(node, state).misfit(needs))
         .or_else(|| room.misfit(needs, node, state));
     match misfit {
         Some(misfit) => Err(misfit),
