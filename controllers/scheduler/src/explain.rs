@@ -116,17 +116,38 @@ impl fmt::Display for Explanation {
                 write!(f, "the node {node} that it is pinned to is not known")
             }
             Explanation::NoNodes => f.write_str("no node is known"),
-            Explanation::Nodes(reasons) => reasons.write(false, f),
+            Explanation::Nodes(reasons) => reasons.write(false, None, f),
             Explanation::Never(reasons) => {
                 f.write_str("no known node could ever run it: ")?;
-                reasons.write(true, f)
+                reasons.write(true, None, f)
             }
         }
     }
 }
 
+/// An explanation with the time at which the node that is nearest to a fit will have room.
+pub(crate) struct WithUntil<'a> {
+    why: &'a Explanation,
+    until: Option<&'a str>,
+}
+
+impl Explanation {
+    pub(crate) fn with_until<'a>(&'a self, until: Option<&'a str>) -> WithUntil<'a> {
+        WithUntil { why: self, until }
+    }
+}
+
+impl fmt::Display for WithUntil<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.why {
+            Explanation::Nodes(reasons) => reasons.write(false, self.until, f),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
 impl NodeReasons {
-    fn write(&self, ever: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write(&self, ever: bool, until: Option<&str>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, item) in self.items.iter().enumerate() {
             if at > 0 {
                 f.write_str("; ")?;
@@ -135,6 +156,11 @@ impl NodeReasons {
             write!(f, "{} of {} {noun} ", item.nodes, self.total)?;
             item.misfit
                 .describe(&Words::about(item.nodes, ever, &item.best), f)?;
+            if at == 0
+                && let Some(until) = until
+            {
+                write!(f, " until about {until}")?;
+            }
         }
         Ok(())
     }

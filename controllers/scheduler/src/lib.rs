@@ -25,6 +25,8 @@
 //! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
 //! - [`explain`]: the state of one waiting job.
+//! - [`why`]: the same in full: its place (`line`), until when, and when it may start ([`forecast`]).
+//! - [`whatif`]: the smallest changes that would start it, and what submitting a job would do.
 //! - [`preempt`]: whom to displace for a job that cannot be placed.
 //! - [`check`]: invariants of the state, for tests and debug builds.
 
@@ -36,7 +38,9 @@ pub mod explain;
 pub mod fairshare;
 pub mod fit;
 mod fleet;
+pub mod forecast;
 pub mod input;
+mod line;
 mod node_state;
 mod order;
 mod pending;
@@ -47,6 +51,8 @@ pub mod reason;
 mod settings;
 mod topology;
 pub mod vram;
+pub mod whatif;
+pub mod why;
 
 pub use check::Violation;
 pub use cluster::{Cluster, JobState};

@@ -11,7 +11,7 @@ use std::fmt;
 
 use crate::cluster::{Cluster, QueueEntry, Usage};
 use crate::explain::Explanation;
-use crate::input::{Bytes, GpuRequest, MilliCpu, QueueName, Quota, Requirements};
+use crate::input::{Bytes, GpuRequest, MilliCpu, QueueName, QueueState, Quota, Requirements};
 
 /// What quotas are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,6 +197,33 @@ impl Cluster {
             queue: name.clone(),
             limit,
         })
+    }
+
+    /// What a queue would have to say to let a job through that it keeps: resumed, and with what it owns raised as far as
+    /// needed.
+    pub(crate) fn queue_that_allows(
+        &self,
+        name: &QueueName,
+        needs: &Requirements,
+    ) -> Option<QueueState> {
+        let mut queue = self.queues.get(name)?.clone();
+        queue.state.paused = false;
+        let asked = Usage::asked(needs);
+        // Each turn raises the quota of one resource to what is enough of it.
+        for _ in RESOURCES {
+            let Some(limit) = self.quota_limit(&queue, asked) else {
+                break;
+            };
+            let enough = limit.held.saturating_add(limit.asked);
+            let quota = &mut queue.state.quota;
+            match limit.resource {
+                Resource::Jobs => quota.jobs = Some(enough),
+                Resource::Gpus => quota.gpus = Some(enough),
+                Resource::Vram => quota.vram = Some(Bytes(enough)),
+                Resource::Cpu => quota.cpu = Some(MilliCpu(enough)),
+            }
+        }
+        Some(queue.state)
     }
 
     /// What a queue would exceed if it held that much more.

@@ -29,6 +29,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use scheduler::explain::Standing;
+use scheduler::whatif::DryRun;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
     Gpu, GpuRequest, GpuTime, GpuUuid, Job, Link, MilliCpu, Millis, Node, NodeName, Packing,
@@ -94,6 +95,9 @@ impl World {
             }
             "why" => output = Some(self.why(rest[0])),
             "plan" => output = Some(self.plan(&rest)),
+            "explain" => output = Some(self.explain(rest[0])),
+            "whatif" => output = Some(self.what_if(rest[0])),
+            "dry" => output = Some(self.dry_run(&rest)),
             "scores" => {
                 let scores = self.cluster.scores(&rest[0].into(), 9);
                 let lines = scores.iter().map(|one| one.to_string() + "\n");
@@ -217,6 +221,12 @@ impl World {
     }
 
     fn job(&mut self, words: &[&str]) {
+        let job = self.read_job(words);
+        self.jobs.insert(words[0].to_owned(), job.clone());
+        self.cluster.upsert_job(job);
+    }
+
+    fn read_job(&mut self, words: &[&str]) -> Job {
         self.clock += 1;
         let mut job = Job {
             uid: words[0].into(),
@@ -268,8 +278,7 @@ impl World {
             },
             (Some(count), None) => GpuRequest::Whole(count),
         };
-        self.jobs.insert(words[0].to_owned(), job.clone());
-        self.cluster.upsert_job(job);
+        job
     }
 
     fn bound(&mut self, words: &[&str]) {
@@ -374,6 +383,39 @@ impl World {
             format!("{queue} {} GPU seconds\n", used.as_gpu_seconds())
         };
         queues.iter().map(line).collect()
+    }
+
+    fn explain(&self, job: &str) -> String {
+        let why = self.cluster.why(&job.into(), self.now).unwrap();
+        why.lines(&clock).join("\n") + "\n"
+    }
+
+    fn what_if(&self, job: &str) -> String {
+        let remedies = self.cluster.what_if(&job.into(), self.now);
+        let lines = remedies.iter().map(|remedy| remedy.line(&clock) + "\n");
+        lines.collect()
+    }
+
+    fn dry_run(&mut self, words: &[&str]) -> String {
+        let job = self.read_job(words);
+        match self.cluster.dry_run(job, self.now).unwrap() {
+            DryRun::Starts(placement) => {
+                format!("starts on {}{}\n", placement.node, gpus(&placement))
+            }
+            DryRun::Never(why) => format!("{why}\n"),
+            DryRun::Waits { why, plan } => {
+                let mut text = why.lines(&clock).join("\n") + "\n";
+                match *plan {
+                    Ok(plan) => {
+                        for victim in plan.victims {
+                            writeln!(text, "stop {victim}").unwrap();
+                        }
+                    }
+                    Err(why) => writeln!(text, "no plan: {why}").unwrap(),
+                }
+                text
+            }
+        }
     }
 
     fn why(&self, job: &str) -> String {
@@ -526,6 +568,12 @@ fn bytes(text: &str) -> Bytes {
     let (whole, tenths) = gib.split_once('.').unwrap_or((gib, "0"));
     let tenths = whole.parse::<u64>().unwrap() * 10 + tenths.parse::<u64>().unwrap();
     Bytes(tenths * Bytes::GIB / 10)
+}
+
+/// A time as a clock shows it that started with the script.
+fn clock(time: Millis) -> String {
+    let minutes = time.0 / 60_000;
+    format!("{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
 /// Seconds since the start of the script.

@@ -1,0 +1,288 @@
+//! When a waiting job may start: a bounded look ahead over the ends of what runs.
+//!
+//! Ends come from hard limits and stops, else from learned run times. Two courses are played through: one in which jobs run
+//! as long as is likely, and one in which they run as long as they may. In both, the jobs ahead take what gets free in
+//! order, each where it gets free; this job starts when it fits. The two starts are the band.
+//!
+//! **What it is not.** A promise: jobs that come later and go first, nodes that fail and people who change their minds are
+//! not foreseen, and neither are quotas. Where nothing that runs has a known end, or the look is cut off, the answer is
+//! that it is unknown.
+//!
+//! **Cost.** At most [`MOST_EVENTS`] ends and [`MOST_TRIES`] tries to fit in each course, over the nodes that could take
+//! the job.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use crate::attempt;
+use crate::cluster::Cluster;
+use crate::fit;
+use crate::input::{BoundJob, Job, JobUid, Millis, NodeName};
+use crate::line::Ahead;
+use crate::node_state::{NodeState, Vacated};
+
+/// Most ends that are looked at in one course.
+const MOST_EVENTS: usize = 1000;
+/// Most tries to fit a job in one course.
+const MOST_TRIES: usize = 20_000;
+
+/// When a job will probably start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Band {
+    /// When it starts if all goes as is likely, or a time before which it does not.
+    pub earliest: Millis,
+    /// When it starts if all that runs takes as long as it may; `None` when that is not known.
+    pub latest: Option<Millis>,
+    /// True when `latest` rests on hard limits alone, and on no learned run time.
+    pub firm: bool,
+}
+
+/// When a node will have room for a job, were it the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// The node.
+    pub node: NodeName,
+    /// When, about.
+    pub at: Millis,
+    /// True when that rests on hard limits alone.
+    pub firm: bool,
+    /// The jobs that must end for it, by uid; none in vain.
+    pub jobs: Vec<JobUid>,
+}
+
+/// How long jobs are taken to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// As long as is likely.
+    Likely,
+    /// As long as they may, or else as long as nine of ten do.
+    Slow,
+}
+
+/// When a job's slots are free, and whether that is certain; `None` when nobody knows.
+fn end(job: &BoundJob, now: Millis, course: Course) -> Option<(Millis, bool)> {
+    let hard = job.ends_by(now).map(|at| (at.max(now), true));
+    let start = job.started.unwrap_or(now);
+    let learned = job.estimate.and_then(|estimate| {
+        let spans = match course {
+            Course::Likely => [estimate.median, estimate.p90],
+            Course::Slow => [estimate.p90; 2],
+        };
+        // Who has outrun what is known of others like it is not foreseen any more.
+        let ends = spans.into_iter().map(|span| start.plus(span));
+        ends.into_iter().find(|at| *at > now).map(|at| (at, false))
+    });
+    match course {
+        Course::Likely => hard.into_iter().chain(learned).min_by_key(|(at, _)| *at),
+        Course::Slow => hard.or(learned),
+    }
+}
+
+/// What one course leads to.
+enum Outcome {
+    Starts {
+        at: Millis,
+        firm: bool,
+    },
+    /// The look was cut off; it does not start before.
+    NotBefore(Millis),
+    Unknown,
+}
+
+/// A job's end in a course.
+type End<'a> = Reverse<(Millis, &'a NodeName, &'a JobUid, bool)>;
+
+/// One course.
+struct Play<'a> {
+    course: Course,
+    /// Nodes that were touched.
+    nodes: BTreeMap<&'a NodeName, NodeState>,
+    ends: BinaryHeap<End<'a>>,
+    events: usize,
+    tries: usize,
+}
+
+impl<'a> Play<'a> {
+    fn new(cluster: &'a Cluster, job: &'a Job, now: Millis, course: Course) -> Self {
+        let needs = &job.requirements;
+        let nodes = cluster
+            .candidates(needs)
+            .filter(|(name, state)| fit::may_fit(needs, name, state));
+        let ends = nodes.flat_map(|(name, state)| {
+            state.jobs.values().filter_map(move |job| {
+                let (at, firm) = end(job, now, course)?;
+                Some(Reverse((at, name, &job.uid, firm)))
+            })
+        });
+        Self {
+            course,
+            nodes: BTreeMap::new(),
+            ends: ends.collect(),
+            events: 0,
+            tries: 0,
+        }
+    }
+
+    /// The next end: its job is gone from its node.
+    fn next(&mut self, cluster: &'a Cluster) -> Option<(Millis, &'a NodeName, &'a JobUid, bool)> {
+        let Reverse((at, name, uid, firm)) = self.ends.pop()?;
+        self.events += 1;
+        if !self.nodes.contains_key(name) {
+            self.nodes
+                .insert(name, cluster.nodes.get(name)?.working_copy());
+        }
+        self.nodes.get_mut(name)?.vacate(uid);
+        Some((at, name, uid, firm))
+    }
+
+    fn fits(&mut self, job: &Job, name: &NodeName) -> bool {
+        self.tries += 1;
+        self.nodes
+            .get(name)
+            .is_some_and(|state| fit::fit(&job.requirements, name, state).is_ok())
+    }
+
+    /// Lets a job start on a node that it fits.
+    fn start(&mut self, job: &'a Job, name: &'a NodeName, now: Millis) {
+        let Some(state) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let Some(placement) = attempt::placement_on(job, name, state) else {
+            return;
+        };
+        let bound = BoundJob {
+            uid: job.uid.clone(),
+            queue: job.queue.clone(),
+            node: placement.node,
+            gpus: placement.gpus,
+            vram: placement.vram,
+            whole_gpus: placement.whole_gpus,
+            whole_node: placement.whole_node,
+            cpu: placement.cpu,
+            memory: placement.memory,
+            priority: job.priority,
+            terms: job.terms,
+            estimate: job.estimate,
+            bound_at: now,
+            started: Some(now),
+            ..BoundJob::default()
+        };
+        if let Some((at, firm)) = end(&bound, now, self.course) {
+            self.ends.push(Reverse((at, name, &job.uid, firm)));
+        }
+        state.add(bound);
+    }
+
+    fn run(&mut self, cluster: &'a Cluster, job: &'a Job, ahead: &[Ahead<'a>]) -> Outcome {
+        let mut waiting: Vec<Ahead<'a>> = ahead.to_vec();
+        let mut all_firm = true;
+        while let Some((at, name, _, firm)) = self.next(cluster) {
+            all_firm &= firm;
+            let mut misfits = BTreeSet::new();
+            let mut left = Vec::with_capacity(waiting.len());
+            for one in waiting {
+                if !misfits.contains(&one.class) {
+                    if self.fits(one.job, name) {
+                        self.start(one.job, name, at);
+                        continue;
+                    }
+                    misfits.insert(one.class);
+                }
+                left.push(one);
+            }
+            waiting = left;
+            if self.fits(job, name) {
+                return Outcome::Starts { at, firm: all_firm };
+            }
+            if self.events >= MOST_EVENTS || self.tries >= MOST_TRIES {
+                return Outcome::NotBefore(at);
+            }
+        }
+        Outcome::Unknown
+    }
+}
+
+/// When a job that waits will probably start, behind these; `None` when that is not known.
+pub(crate) fn band(
+    cluster: &Cluster,
+    job: &Job,
+    ahead: &[Ahead<'_>],
+    all_ahead: bool,
+    now: Millis,
+) -> Option<Band> {
+    let play = |course| Play::new(cluster, job, now, course).run(cluster, job, ahead);
+    let earliest = match play(Course::Likely) {
+        Outcome::Starts { at, .. } | Outcome::NotBefore(at) => at,
+        Outcome::Unknown => return None,
+    };
+    let (latest, firm) = match play(Course::Slow) {
+        Outcome::Starts { at, firm } if all_ahead => (Some(at.max(earliest)), firm),
+        Outcome::Starts { .. } | Outcome::NotBefore(_) | Outcome::Unknown => (None, false),
+    };
+    Some(Band {
+        earliest,
+        latest,
+        firm,
+    })
+}
+
+/// When one node will have room for a job, were it the next there; `None` when that is not known.
+pub(crate) fn room_on(cluster: &Cluster, job: &Job, name: &NodeName, now: Millis) -> Option<Until> {
+    let state = cluster.nodes.get(name)?;
+    let mut ends: Vec<(Millis, &JobUid, bool)> = state
+        .jobs
+        .values()
+        .filter_map(|job| end(job, now, Course::Likely).map(|(at, firm)| (at, &job.uid, firm)))
+        .collect();
+    ends.sort_unstable();
+    let mut state = state.working_copy();
+    let mut gone = Vec::new();
+    for (at, uid, firm) in ends {
+        gone.push((uid, firm, state.vacate(uid)?));
+        if fit::fit(&job.requirements, name, &state).is_ok() {
+            return Some(needed(job, name, state, gone, at));
+        }
+    }
+    None
+}
+
+/// Where there will be room for a job first, were it the next everywhere; `None` when that is not known.
+pub(crate) fn first_room(cluster: &Cluster, job: &Job, now: Millis) -> Option<Until> {
+    let mut play = Play::new(cluster, job, now, Course::Likely);
+    while let Some((_, name, _, _)) = play.next(cluster) {
+        if play.fits(job, name) {
+            return room_on(cluster, job, name, now);
+        }
+        if play.events >= MOST_EVENTS {
+            return None;
+        }
+    }
+    None
+}
+
+/// Leaves out whose end is not needed, the last to end first.
+fn needed(
+    job: &Job,
+    name: &NodeName,
+    mut state: NodeState,
+    gone: Vec<(&JobUid, bool, Vacated)>,
+    at: Millis,
+) -> Until {
+    let mut jobs = Vec::new();
+    let mut all_firm = true;
+    for (uid, firm, vacated) in gone {
+        state.reoccupy(vacated);
+        if fit::fit(&job.requirements, name, &state).is_err() {
+            state.vacate(uid);
+            jobs.push(uid.clone());
+            all_firm &= firm;
+        }
+    }
+    jobs.sort_unstable();
+    Until {
+        node: name.clone(),
+        at,
+        firm: all_firm,
+        jobs,
+    }
+}

@@ -1,0 +1,154 @@
+//! Where a job stands, in full: its place in the order, who is ahead, what keeps it, and when it will probably start.
+//!
+//! All is computed when asked and from the same checks that place jobs. Times are data; whoever shows them says how.
+
+use std::fmt;
+
+use crate::cluster::{Cluster, Entry};
+use crate::explain::{Explanation, Standing};
+use crate::forecast::{self, Band, Until};
+use crate::input::{JobUid, Millis, QueueName};
+
+/// Most jobs ahead that are named.
+const MOST_NAMED: usize = 3;
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// What keeps it, or where it is.
+    pub standing: Standing,
+    /// Its place among those that wait; `None` when it does not.
+    pub position: Option<Position>,
+    /// When the node that is named first as the nearest to a fit will have room for it.
+    pub until: Option<Until>,
+    /// When it will probably start; `None` when that is not known, or it does not wait for nodes.
+    pub forecast: Option<Band>,
+}
+
+/// A place among those that wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its place in the order, from 1.
+    pub place: usize,
+    /// How many wait.
+    pub waiting: usize,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its place among the jobs of its queue, from 1.
+    pub place_in_queue: usize,
+    /// How many jobs of its queue wait.
+    pub waiting_in_queue: usize,
+    /// The first of those ahead, in order.
+    pub ahead: Vec<JobUid>,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            place,
+            waiting,
+            queue,
+            place_in_queue,
+            waiting_in_queue,
+            ahead,
+        } = self;
+        write!(
+            f,
+            "place {place} of {waiting}, and {place_in_queue} of {waiting_in_queue} in queue {queue}"
+        )?;
+        for (at, uid) in ahead.iter().enumerate() {
+            let before = if at == 0 { "; ahead: " } else { ", " };
+            write!(f, "{before}{uid}")?;
+        }
+        match (place - 1).saturating_sub(ahead.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl Why {
+    /// In a few lines for people; `time` shows a time.
+    pub fn lines(&self, time: &dyn Fn(Millis) -> String) -> Vec<String> {
+        let mut lines = Vec::new();
+        lines.push(match &self.standing {
+            Standing::Bound(node) => format!("bound to {node}"),
+            Standing::Fits(node) => format!("fits {node} and starts with the next decision"),
+            Standing::Never(why) => why.to_string(),
+            Standing::Waits(why) => {
+                let until = self.until.as_ref().map(|until| time(until.at));
+                format!("waits: {}", why.with_until(until.as_deref()))
+            }
+        });
+        lines.extend(self.position.as_ref().map(ToString::to_string));
+        if matches!(self.standing, Standing::Waits(_)) {
+            lines.push(self.start(time));
+        }
+        lines
+    }
+
+    fn start(&self, time: &dyn Fn(Millis) -> String) -> String {
+        let Some(band) = self.forecast else {
+            let why = match self.standing {
+                Standing::Waits(Explanation::Nodes(_)) => {
+                    ": too little of what runs has a limit or a known run time"
+                }
+                _ => "",
+            };
+            return format!("when it starts is unknown{why}");
+        };
+        let earliest = time(band.earliest);
+        match band.latest.map(time) {
+            None => format!("starts about {earliest} at the earliest, and nobody knows by when"),
+            Some(latest) if band.firm && latest == earliest => {
+                format!("starts by about {latest}, by the limits of what runs")
+            }
+            Some(latest) if band.firm => {
+                format!("starts between about {earliest} and {latest}, by the limits of what runs")
+            }
+            Some(latest) if latest == earliest => {
+                format!("starts about {latest}, going by how long such jobs ran before")
+            }
+            Some(latest) => format!(
+                "starts between about {earliest} and {latest}, going by how long such jobs ran before"
+            ),
+        }
+    }
+}
+
+impl Cluster {
+    /// Where a job stands now and why; `None` when it is not known.
+    pub fn why(&self, uid: &JobUid, now: Millis) -> Option<Why> {
+        let standing = self.explain(uid)?;
+        let Some(Entry::Pending { job, .. }) = self.jobs.get(uid) else {
+            return Some(Why {
+                standing,
+                position: None,
+                until: None,
+                forecast: None,
+            });
+        };
+        let line = self.line(job, now);
+        let (mut until, mut forecast) = (None, None);
+        if let Standing::Waits(Explanation::Nodes(reasons)) = &standing {
+            let best = reasons.items.first();
+            until = best.and_then(|item| forecast::room_on(self, job, &item.best, now));
+            let all = line.first.len() == line.ahead;
+            forecast = forecast::band(self, job, &line.first, all, now);
+        }
+        let named = line.first.iter().take(MOST_NAMED);
+        Some(Why {
+            standing,
+            position: Some(Position {
+                place: line.ahead + 1,
+                waiting: line.waiting,
+                queue: job.queue.clone(),
+                place_in_queue: line.ahead_in_queue + 1,
+                waiting_in_queue: line.waiting_in_queue,
+                ahead: named.map(|one| one.job.uid.clone()).collect(),
+            }),
+            until,
+            forecast,
+        })
+    }
+}
