@@ -7,7 +7,7 @@ use crate::input::{
     Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node, Slice, covers,
 };
 use crate::topology::Topology;
-use crate::vram::{self, Headroom, Promise};
+use crate::vram::{self, Headroom, Promise, Size};
 
 /// One node with the jobs bound to it. A node that is not known (any more) may still have jobs.
 #[derive(Clone, Debug, Default)]
@@ -129,6 +129,10 @@ pub(crate) struct GpuState {
     pub(crate) model: String,
     /// Is it divided into slices? Then it is not given to jobs itself.
     pub(crate) divided: bool,
+    /// Facts that every fit needs, so that it looks at this record alone.
+    pub(crate) size: Size,
+    pub(crate) healthy: bool,
+    pub(crate) is_slice: bool,
 }
 
 /// A job that was thought away from a node, with what it was measured to use there.
@@ -273,6 +277,9 @@ impl NodeState {
                 headroom: vram::headroom(gpu, &self.promises(&gpu.uuid)),
                 model: gpu.model.to_lowercase(),
                 divided: sliced && divided(gpu),
+                size: Size::of(gpu),
+                healthy: gpu.healthy,
+                is_slice: gpu.slice.is_some(),
             })
             .collect()
     }

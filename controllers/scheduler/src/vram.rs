@@ -32,22 +32,54 @@ pub fn with_buffer(peak: Bytes) -> Bytes {
     Bytes(u64::try_from((u128::from(peak.0) * 11).div_ceil(10)).unwrap_or(u64::MAX))
 }
 
-/// True when `declared` names the class of a card rather than a part of it: no less than what can be shared of it, and
-/// no more than its nominal size. Cards report up to a fifteenth less than they are sold as (a 24 GB card with ECC has
-/// 22.5 GiB), so 7 percent above the total still mean this card.
-pub fn names_class(declared: Bytes, gpu: &Gpu) -> bool {
-    let shareable = capacity(gpu).saturating_sub(MARGIN);
-    declared > shareable && declared <= nominal(gpu)
+/// The sizes of a device that declarations are compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Memory that jobs can be promised at all.
+    pub capacity: Bytes,
+    /// The most that a job which shares can be promised.
+    pub shareable: Bytes,
+    /// The most that names this device's class.
+    pub nominal: Bytes,
+}
+
+impl Size {
+    /// Of a device. Cards report up to a fifteenth less than they are sold as (a 24 GB card with ECC has 22.5 GiB), so 7
+    /// percent above the total still mean this card.
+    pub fn of(gpu: &Gpu) -> Self {
+        let capacity = capacity(gpu);
+        Self {
+            capacity,
+            shareable: capacity.saturating_sub(MARGIN),
+            nominal: Bytes(gpu.memory.0.saturating_mul(107) / 100),
+        }
+    }
+
+    /// True when `declared` names the class of a card rather than a part of it: more than what can be shared of it, and
+    /// no more than its nominal size.
+    pub fn names_class(&self, declared: Bytes) -> bool {
+        declared > self.shareable && declared <= self.nominal
+    }
+
+    /// Could an empty device hold that much?
+    pub fn could_hold(&self, declared: Bytes) -> bool {
+        declared <= self.shareable || self.names_class(declared)
+    }
 }
 
 /// The most that may still mean this card.
 pub(crate) fn nominal(gpu: &Gpu) -> Bytes {
-    Bytes(gpu.memory.0.saturating_mul(107) / 100)
+    Size::of(gpu).nominal
 }
 
-/// Could an empty device of this kind hold that much?
+/// [`Size::names_class`] of a device.
+pub fn names_class(declared: Bytes, gpu: &Gpu) -> bool {
+    Size::of(gpu).names_class(declared)
+}
+
+/// [`Size::could_hold`] of a device.
 pub fn could_hold(declared: Bytes, gpu: &Gpu) -> bool {
-    declared <= capacity(gpu).saturating_sub(MARGIN) || names_class(declared, gpu)
+    Size::of(gpu).could_hold(declared)
 }
 
 /// What a promise is charged, given what its job was seen to use. A job that names the card's class is charged all of it.

@@ -50,19 +50,31 @@ impl Room {
         let wanted = needs.gpus.count();
         for (gpu, device) in node.gpus.iter().zip(&state.gpus) {
             room.idle += u32::from(device.headroom.idle && !device.divided);
-            if wanted == 0 || !gpu.healthy || !is_of_kind(needs, gpu, device) {
+            if wanted == 0 || !device.healthy || !is_of_kind(needs, gpu, device) {
                 continue;
             }
             room.healthy += 1;
-            let Some(left) = left(needs, gpu, device) else {
+            let Some(left) = left(needs, device) else {
                 continue;
             };
             room.fitting += 1;
-            room.of_class += u32::from(names_class(needs, gpu));
+            room.of_class += u32::from(names_class(needs, device));
             room.fitting_idle += u32::from(device.headroom.idle);
             room.cheapest = room.cheapest.min(cost(needs, left));
         }
         room
+    }
+
+    /// Looks at the kind of every device alone.
+    pub(super) fn of_kind(needs: &Requirements, node: &Node, state: &NodeState) -> Self {
+        let devices = node.gpus.iter().zip(&state.gpus);
+        let healthy = devices
+            .filter(|(gpu, device)| device.healthy && is_of_kind(needs, gpu, device))
+            .count();
+        Self {
+            healthy: to_u32(healthy),
+            ..Self::default()
+        }
     }
 
     /// Is there one of the pools that a job may be given GPUs from, and how large is it?
@@ -167,8 +179,8 @@ impl Room {
         };
         if alone {
             // Those that would do if no job were on them.
-            let large = right().filter(|(gpu, device)| {
-                vram::could_hold(bytes, gpu) && (!device.headroom.vacant || device.headroom.idle)
+            let large = right().filter(|(_, device)| {
+                device.size.could_hold(bytes) && (!device.headroom.vacant || device.headroom.idle)
             });
             if large.count() >= count as usize {
                 return Misfit::GpusBusy {
@@ -177,7 +189,7 @@ impl Room {
                 };
             }
         }
-        let rest = right().filter(|(gpu, device)| left(needs, gpu, device).is_none());
+        let rest = right().filter(|(_, device)| left(needs, device).is_none());
         let best =
             rest.max_by_key(|(gpu, state)| (state.headroom.free, std::cmp::Reverse(gpu.index)));
         let Some((gpu, device)) = best else {
@@ -252,23 +264,23 @@ fn fitting<'a>(
     devices.filter_map(move |(at, (gpu, device))| {
         let in_pool = match pool {
             Pool::All => true,
-            Pool::OfClass => names_class(needs, gpu),
-            Pool::Shared => !names_class(needs, gpu),
+            Pool::OfClass => names_class(needs, device),
+            Pool::Shared => !names_class(needs, device),
             Pool::Idle => device.headroom.idle,
         };
         if !in_pool || !gpu.healthy || !is_of_kind(needs, gpu, device) {
             return None;
         }
-        Some((at, left(needs, gpu, device)?))
+        Some((at, left(needs, device)?))
     })
 }
 
 /// What would be left of a device, or `None` when the job does not fit on it. Kind and health are not looked at.
-fn left(needs: &Requirements, gpu: &Gpu, device: &GpuState) -> Option<u64> {
+fn left(needs: &Requirements, device: &GpuState) -> Option<u64> {
     let room = device.headroom;
     match needs.gpus {
         GpuRequest::None => None,
-        GpuRequest::Whole(_) => room.idle.then_some(vram::capacity(gpu).0),
+        GpuRequest::Whole(_) => room.idle.then_some(device.size.capacity.0),
         GpuRequest::Vram { bytes, .. } => {
             // Who declares nothing at all still needs a device that has something left.
             let bytes = bytes.max(Bytes(1));
@@ -276,13 +288,13 @@ fn left(needs: &Requirements, gpu: &Gpu, device: &GpuState) -> Option<u64> {
                 if bytes <= room.free {
                     Some(room.free.0 - bytes.0)
                 } else {
-                    (room.idle && vram::names_class(bytes, gpu)).then_some(0)
+                    (room.idle && device.size.names_class(bytes)).then_some(0)
                 }
             } else {
                 // Alone among jobs; what is no job's may stay beside it where there is room for both.
                 let fits = room.vacant && bytes <= room.free;
-                (fits || (room.idle && vram::could_hold(bytes, gpu)))
-                    .then_some(vram::capacity(gpu).saturating_sub(bytes).0)
+                (fits || (room.idle && device.size.could_hold(bytes)))
+                    .then_some(device.size.capacity.saturating_sub(bytes).0)
             }
         }
     }
@@ -297,10 +309,10 @@ fn cost(needs: &Requirements, left: u64) -> u64 {
 }
 
 /// Would a job that shares take all of the device, because it names its class?
-fn names_class(needs: &Requirements, gpu: &Gpu) -> bool {
+fn names_class(needs: &Requirements, device: &GpuState) -> bool {
     match needs.gpus {
         GpuRequest::Vram { bytes, .. } => {
-            needs.exclusive == Exclusive::Shared && vram::names_class(bytes, gpu)
+            needs.exclusive == Exclusive::Shared && device.size.names_class(bytes)
         }
         GpuRequest::None | GpuRequest::Whole(_) => false,
     }
@@ -344,7 +356,12 @@ pub(crate) fn counts_all(needs: &Requirements, state: &NodeState) -> bool {
 
 /// Does the device count for this job, by its model, size and capability, and as a GPU or a slice?
 fn is_of_kind(needs: &Requirements, gpu: &Gpu, device: &GpuState) -> bool {
-    counts(needs, gpu, device.divided) && matches(needs, gpu, &device.model)
+    let counts = if device.is_slice {
+        counts(needs, gpu, device.divided)
+    } else {
+        !device.divided && !matches!(needs.slices, Slices::Only(_))
+    };
+    counts && (accepts_any(needs) || matches(needs, gpu, &device.model))
 }
 
 /// May the job be given this sort of device: a GPU, or a slice of one?
@@ -360,6 +377,13 @@ pub(super) fn counts(needs: &Requirements, gpu: &Gpu, divided: bool) -> bool {
             Slices::Allowed => true,
             Slices::Only(profile) => *profile == slice.profile,
         }
+}
+
+/// Does the job ask for no model, size or capability?
+fn accepts_any(needs: &Requirements) -> bool {
+    needs.gpu_model.is_none()
+        && needs.gpu_min_memory.is_none()
+        && needs.gpu_min_capability.is_none()
 }
 
 pub(super) fn matches(needs: &Requirements, gpu: &Gpu, lower_model: &str) -> bool {

@@ -31,7 +31,7 @@ pub(crate) fn may_fit(needs: &Requirements, name: &NodeName, state: &NodeState) 
         needs.cpu <= node.cpu
             && needs.memory <= node.memory
             && fixed::misfit(needs, name, node).is_none()
-            && devices::Room::of(needs, node, state)
+            && devices::Room::of_kind(needs, node, state)
                 .kind_misfit(needs, node, state)
                 .is_none()
     })
@@ -48,7 +48,7 @@ pub(crate) fn fixed_misfit(
         return Some(Misfit::NotReady);
     };
     fixed::misfit(needs, name, node)
-        .or_else(|| devices::Room::of(needs, node, state).kind_misfit(needs, node, state))
+        .or_else(|| devices::Room::of_kind(needs, node, state).kind_misfit(needs, node, state))
 }
 
 /// The reasons why a job does not fit; empty when it fits. With `all`, those beyond the first as well.
@@ -91,10 +91,14 @@ pub(crate) fn fit(
     if let Some(misfit) = fixed::misfit(needs, name, node) {
         return Err(misfit);
     }
+    // What is quick to see comes first; what is told first is the kind of the devices.
+    if let Some(misfit) = Occupancy::of(node, state).misfit(needs) {
+        let kind = devices::Room::of_kind(needs, node, state);
+        return Err(kind.kind_misfit(needs, node, state).unwrap_or(misfit));
+    }
     let room = devices::Room::of(needs, node, state);
     let misfit = room
         .kind_misfit(needs, node, state)
-        .or_else(|| Occupancy::of(node, state).misfit(needs))
         .or_else(|| room.misfit(needs, node, state));
     match misfit {
         Some(misfit) => Err(misfit),
