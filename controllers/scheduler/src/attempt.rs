@@ -9,10 +9,12 @@ use crate::cluster::Cluster;
 use crate::decide::Placement;
 use crate::explain::Explanation;
 use crate::fit::{self, Score};
-use crate::input::{Exclusive, GpuRequest, Job, NodeName, Requirements};
+use crate::input::{Exclusive, Gpu, GpuRequest, Job, Millis, NodeName};
 use crate::node_state::NodeState;
 use crate::pending::{Blocked, ClassId, Known};
 use crate::ranking::Pass;
+use crate::reason::Misfit;
+use crate::reserve::Views;
 use crate::vram;
 
 /// What became of a try.
@@ -33,13 +35,13 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     fn among(
-        needs: &Requirements,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
         known: Option<&Known>,
+        mut fit: impl FnMut(&NodeName, &NodeState) -> Result<Score, Misfit>,
     ) -> Self {
         let (mut fits, mut news) = (Vec::new(), false);
         for (name, state) in nodes {
-            match fit::fit(needs, name, state) {
+            match fit(name, state) {
                 Ok(score) => fits.push((score, name)),
                 Err(misfit) => {
                     news = news
@@ -57,8 +59,19 @@ impl<'a> Found<'a> {
 
 impl Cluster {
     /// Looks for a node for the first job of a class.
-    pub(crate) fn try_class(&mut self, id: ClassId, pass: &mut Pass) -> Tried {
+    pub(crate) fn try_class(
+        &mut self,
+        id: ClassId,
+        pass: &mut Pass,
+        views: &mut Views,
+        now: Millis,
+    ) -> Tried {
         let Some(class) = self.pending.classes.get(&id) else {
+            return Tried::Waits;
+        };
+        // Its first job stands for the class.
+        let first = class.jobs.first().map(|order| &order.uid);
+        let Some(job) = first.and_then(|uid| self.waiting_job(uid)) else {
             return Tried::Waits;
         };
         let key = class.key.clone();
@@ -78,14 +91,17 @@ impl Cluster {
                 return Tried::Never(Arc::new(why));
             }
             blocked.by_queue = true;
+            self.note_progress(id);
             self.pending.block(id, blocked);
             self.pending.set_reason(id, why.known());
             return Tried::Waits;
         }
         let needs = &key.requirements;
         let before = class.blocked.filter(|blocked| !blocked.by_queue);
+        let mut fit =
+            |name: &NodeName, state: &NodeState| self.fit_beside(job, name, state, now, views);
         let (best, news) = if pass.knows(id) {
-            let best = pass.best(id, needs, &self.nodes);
+            let best = pass.best(id, &self.nodes, &mut fit);
             // What was known of the other nodes is as true as before, since nothing was freed.
             (
                 best,
@@ -95,10 +111,10 @@ impl Cluster {
             let known = class.reason.as_ref().filter(|_| before.is_some());
             let found = match before {
                 None if needs.node_name.is_some() => {
-                    Found::among(needs, self.candidates(needs), known)
+                    Found::among(self.candidates(needs), known, &mut fit)
                 }
                 None => Found {
-                    fits: self.fitting(needs, class.jobs.len() > 1),
+                    fits: self.fitting_beside(job, class.jobs.len() > 1, now, views),
                     news: true,
                 },
                 Some(before) => {
@@ -106,7 +122,7 @@ impl Cluster {
                     let pin = needs.node_name.as_ref();
                     let asked = freed.filter(|name| pin.is_none_or(|pin| pin == *name));
                     let states = asked.filter_map(|name| self.nodes.get_key_value(name));
-                    Found::among(needs, states, known)
+                    Found::among(states, known, &mut fit)
                 }
             };
             let best = found.fits.iter().min().map(|(_, name)| (*name).clone());
@@ -129,40 +145,49 @@ impl Cluster {
             }
             // Jobs that know no reason yet are told one later, when all is placed.
             if class.reason.is_some() {
-                let why = self.node_reason(needs);
+                let why = self.node_reason(job, now);
                 self.pending.set_reason(id, why.known());
             }
         }
         self.pending.block(id, blocked);
+        self.note_waiting(id, now);
         Tried::Waits
     }
 
     /// Where a job goes on a node that it fits.
-    pub(crate) fn placement(&self, job: &Job, name: &NodeName) -> Option<Placement> {
-        placement_on(job, name, self.nodes.get(name)?)
+    pub(crate) fn placement(&self, job: &Job, name: &NodeName, now: Millis) -> Option<Placement> {
+        match self.seen_by(job, name, now) {
+            Some(seen) => placement_on(job, name, &seen),
+            None => placement_on(job, name, self.nodes.get(name)?),
+        }
     }
 }
 
 /// Where a job goes on a node in a state that it fits.
 pub(crate) fn placement_on(job: &Job, name: &NodeName, state: &NodeState) -> Option<Placement> {
     let facts = state.facts.as_ref()?;
-    let needs = &job.requirements;
-    let chosen = fit::choose_gpus(needs, state);
+    let chosen = fit::choose_gpus(&job.requirements, state);
     let gpus: Vec<_> = chosen.iter().map(|at| &facts.gpus[*at]).collect();
+    Some(placement_with(job, name, &gpus))
+}
+
+/// What a job is charged on these GPUs of a node.
+pub(crate) fn placement_with(job: &Job, name: &NodeName, gpus: &[&Gpu]) -> Placement {
+    let needs = &job.requirements;
     let capacities = gpus.iter().map(|gpu| vram::capacity(gpu));
     let declared = match needs.gpus {
         // Who names the class of a card asks for more than it can have.
         GpuRequest::Vram { bytes, .. } => Some(capacities.min().unwrap_or(bytes).min(bytes)),
         GpuRequest::None | GpuRequest::Whole(_) => None,
     };
-    Some(Placement {
+    Placement {
         job: job.uid.clone(),
         node: name.clone(),
-        whole_gpus: fit::takes_whole_gpus(needs, &gpus),
+        whole_gpus: fit::takes_whole_gpus(needs, gpus),
         gpus: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
         vram: declared,
         whole_node: needs.exclusive == Exclusive::Node,
         cpu: needs.cpu,
         memory: needs.memory,
-    })
+    }
 }

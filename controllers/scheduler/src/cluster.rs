@@ -14,6 +14,7 @@ use crate::input::{
 use crate::node_state::NodeState;
 use crate::pending::{ClassId, Pending};
 use crate::quota::Cohort;
+use crate::reserve::Holds;
 use crate::settings::Settings;
 
 /// Where a job stands.
@@ -107,6 +108,10 @@ pub struct Cluster {
     pub(crate) settled: bool,
     /// Counts every change of what is there or promised.
     pub(crate) version: u64,
+    /// The time of the last decision.
+    pub(crate) now: Millis,
+    /// Slots that are kept for jobs that have waited long.
+    pub(crate) holds: Holds,
 }
 
 impl Cluster {
@@ -138,6 +143,7 @@ impl Cluster {
         };
         self.freed.remove(&state.freed_at);
         self.fleet.note(name, None);
+        self.holds.room.gone(name);
         self.shape += 1;
         self.version += 1;
         if state.jobs.is_empty() {
@@ -202,10 +208,22 @@ impl Cluster {
             && known.charges_as(&job)
         {
             self.jobs.insert(job.uid.clone(), entry);
+            let end = |job: &BoundJob| (job.started, job.stopping, job.terms);
+            let other_end = end(known) != end(&job);
+            self.holds.room.left(known);
+            self.holds.room.came(&job);
+            if (known.attempt, known.terms, known.priority)
+                != (job.attempt, job.terms, job.priority)
+            {
+                self.holds.room.changed(&job.node);
+            }
             if *known != job && state.confirm(&job) {
                 self.fleet.note_use(&job.node, state);
                 self.version += 1;
                 self.node_freed(&job.node);
+            }
+            if other_end {
+                self.end_changed(&job.node);
             }
             return;
         }
@@ -234,7 +252,10 @@ impl Cluster {
     pub fn remove_job(&mut self, uid: &JobUid) {
         match self.jobs.remove(uid) {
             None | Some(Entry::Infeasible { .. }) => {}
-            Some(Entry::Pending { job, class }) => self.pending.remove(class, &job),
+            Some(Entry::Pending { job, class }) => {
+                self.give_up_slots(uid, None);
+                self.pending.remove(class, &job);
+            }
             Some(Entry::Assumed { node, .. } | Entry::Bound { node }) => self.let_go(uid, &node),
         }
     }
@@ -269,7 +290,8 @@ impl Cluster {
     /// When to decide again although nothing happened; `None` when only events matter.
     pub fn look_again(&self) -> Option<Millis> {
         let undecided = !self.settled && !self.pending.classes.is_empty();
-        undecided.then_some(self.settings.settled_at)
+        let settled = undecided.then_some(self.settings.settled_at);
+        settled.into_iter().chain(self.next_reservation()).min()
     }
 
     fn insert_pending(&mut self, job: Job) {
@@ -283,6 +305,8 @@ impl Cluster {
         self.version += 1;
         let usage = Usage::of(&job);
         self.change_queue(&job.queue, |queue| queue.used = queue.used.plus(usage));
+        self.holds.room.came(&job);
+        self.holds.room.changed(&job.node);
         let name = job.node.clone();
         let state = self.nodes.entry(name.clone()).or_default();
         state.add(job);
@@ -302,6 +326,7 @@ impl Cluster {
             self.node_freed(node);
         }
         if let Some(job) = released {
+            self.holds.room.left(&job);
             self.epoch += 1;
             let usage = Usage::of(&job);
             self.change_queue(&job.queue, |queue| queue.used = queue.used.minus(usage));
@@ -317,12 +342,13 @@ impl Cluster {
         }
     }
 
-    fn node_freed(&mut self, name: &NodeName) {
+    pub(crate) fn node_freed(&mut self, name: &NodeName) {
         self.epoch += 1;
         if let Some(state) = self.nodes.get_mut(name) {
             self.freed.remove(&state.freed_at);
             state.freed_at = self.epoch;
             self.freed.insert(self.epoch, name.clone());
+            self.holds.room.changed(name);
         }
     }
 }

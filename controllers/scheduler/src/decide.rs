@@ -13,6 +13,7 @@ use crate::input::{BoundJob, Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName}
 use crate::order::Heads;
 use crate::pending::{Class, ClassId};
 use crate::ranking::Pass;
+use crate::reserve::{Nomination, Reservation, Slot, Views};
 
 /// Where a job goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,26 @@ pub enum Decision {
         /// Why.
         why: Arc<Explanation>,
     },
+    /// What is kept for a waiting job is another than before. It is in force from now on; write it down, so that it can be
+    /// restored with [`Cluster::restore_reservation`].
+    Reserve {
+        /// The job.
+        job: JobUid,
+        /// What is kept for it; `None` when nothing is kept any more, and the job still waits.
+        reservation: Option<Reservation>,
+    },
+    /// Room is to be made for a waiting job: stop the victims. Its slots are kept from now on until it is bound, the
+    /// nomination expires or it is given up; write it down, so that it can be restored with [`Cluster::nominate`].
+    Nominate {
+        /// The job.
+        job: JobUid,
+        /// Where, and who has to leave; `None` when it is given up and the job still waits.
+        nomination: Option<Nomination>,
+    },
 }
+
+/// Most times that a call tries to place jobs anew because something was given up that was kept from them.
+const MOST_ROUNDS: usize = 8;
 
 impl Cluster {
     /// Decides, and applies what it decides to this state. At most `limit` decisions; call again until there are none.
@@ -65,8 +85,23 @@ impl Cluster {
             self.shape += 1;
         }
         self.accrue(now);
+        self.now = now;
         let mut decisions = Vec::new();
-        self.place(now, limit, &mut decisions);
+        if self.is_anyone_newly_entitled(now) {
+            // Before those that come at the same moment take what it has been waiting for.
+            self.reserve(now, limit, &mut decisions);
+        }
+        for _ in 0..MOST_ROUNDS {
+            let given_up = self.holds.given_up;
+            self.place(now, limit, &mut decisions);
+            if decisions.len() < limit && self.holds.given_up == given_up {
+                self.make_room(now, limit, &mut decisions);
+                self.reserve(now, limit, &mut decisions);
+            }
+            if decisions.len() >= limit || self.holds.given_up == given_up {
+                break;
+            }
+        }
         if decisions.len() < limit {
             self.tell(now, limit, &mut decisions);
         }
@@ -74,7 +109,9 @@ impl Cluster {
         decisions
     }
 
+    /// Places what fits, in order; ends early when something is given up that was kept from jobs.
     fn place(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
+        let given_up = self.holds.given_up;
         let mut heads = Heads::default();
         for (id, class) in &self.pending.classes {
             if self.is_due(class)
@@ -84,15 +121,18 @@ impl Cluster {
             }
         }
         let mut pass = Pass::default();
+        let mut views = Views::default();
         while decisions.len() < limit
+            && self.holds.given_up == given_up
             && let Some((key, id)) = heads.pop()
         {
             let uid = key.place.uid;
             let queue = self.pending.classes.get(&id).map(|class| class.key.clone());
-            match self.try_class(id, &mut pass) {
+            match self.try_class(id, &mut pass, &mut views, now) {
                 Tried::Waits => continue,
                 Tried::Fits(node) => {
                     pass.bound_to(&node);
+                    views.bound_to(&node);
                     decisions.extend(self.bind(&uid, &node, now).map(Decision::Bind));
                     if let Some(key) = queue {
                         heads.reshare(&key.queue, self.share(&key.queue, now));
@@ -134,12 +174,19 @@ impl Cluster {
             return None;
         };
         let (job, class) = (job.clone(), *class);
-        let placement = self.placement(&job, node)?;
+        let placement = self.placement(&job, node, now)?;
         let broken = if cfg!(debug_assertions) {
             self.check_node(node)
         } else {
             Vec::new()
         };
+        self.note_progress(class);
+        let slot = Slot {
+            job: uid.clone(),
+            node: node.clone(),
+            gpus: placement.gpus.clone(),
+        };
+        self.give_up_slots(uid, Some(&slot));
         self.pending.remove(class, &job);
         let bound = BoundJob {
             uid: uid.clone(),
@@ -173,6 +220,7 @@ impl Cluster {
 
     fn give_up(&mut self, uid: &JobUid) {
         if let Some(Entry::Pending { job, class }) = self.jobs.remove(uid) {
+            self.give_up_slots(uid, None);
             self.pending.remove(class, &job);
             self.jobs.insert(uid.clone(), Entry::Infeasible { job });
         }
@@ -214,10 +262,11 @@ impl Cluster {
             return Some(Arc::clone(why));
         }
         let key = class.key.clone();
-        let why = match self.queue_reason(&key.queue, &key.requirements) {
-            Some(why) => why,
-            None => self.node_reason(&key.requirements),
-        };
+        let first = class.jobs.first();
+        let first = first.and_then(|place| self.waiting_job(&place.uid))?;
+        let why = self
+            .queue_reason(&key.queue, &key.requirements)
+            .unwrap_or_else(|| self.node_reason(first, self.now));
         let why = Arc::new(why);
         self.pending.set_reason(id, why.known());
         if let Some(class) = self.pending.classes.get_mut(&id) {

@@ -5,11 +5,12 @@ use std::fmt;
 
 use crate::cluster::{Cluster, Entry};
 use crate::fit;
-use crate::input::{JobUid, NodeName, QueueName, Requirements};
+use crate::input::{Job, JobUid, Millis, NodeName, QueueName, Requirements};
 use crate::node_state::NodeState;
 use crate::pending::Known;
 use crate::quota::QuotaLimit;
 use crate::reason::{Misfit, ReasonClass, Words};
+use crate::reserve::Views;
 
 /// Why a job waits, or could never run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,11 +187,13 @@ impl Cluster {
             return Some(Standing::Waits(why));
         }
         let candidates = self.candidates(needs);
-        let scores =
-            candidates.filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name)));
+        let scores = candidates.filter_map(|(name, state)| {
+            let fits = self.fit_beside(job, name, state, self.now, &mut Views::default());
+            Some((fits.ok()?, name))
+        });
         Some(match scores.min() {
             Some((_, name)) => Standing::Fits(name.clone()),
-            None => Standing::Waits(self.node_reason(needs)),
+            None => Standing::Waits(self.node_reason(job, self.now)),
         })
     }
 
@@ -224,7 +227,8 @@ impl Cluster {
     }
 
     /// Why no node takes a job now.
-    pub(crate) fn node_reason(&self, needs: &Requirements) -> Explanation {
+    pub(crate) fn node_reason(&self, job: &Job, now: Millis) -> Explanation {
+        let needs = &job.requirements;
         if let Some(pin) = &needs.node_name
             && self
                 .nodes
@@ -233,13 +237,21 @@ impl Cluster {
         {
             return Explanation::PinMissing { node: pin.clone() };
         }
+        let mut views = Views::default();
         let reasons = if needs.node_name.is_some() {
             summarise(self.candidates(needs).map(|(name, state)| {
-                let first = fit::misfits(needs, name, state, false).into_iter().next();
-                (name, first)
+                let misfit = self.fit_beside(job, name, state, now, &mut views).err();
+                (name, misfit)
             }))
         } else {
-            self.reasons_now(needs)
+            self.reasons_now(needs).map(|mut reasons| {
+                // A survey counts no node that has room. The nearest class of reasons comes first.
+                let kept = self.kept_nodes(job, now, &mut views);
+                let kept = kept.map(|(name, misfit)| (name, Some(misfit)));
+                let kept = summarise(kept).map(|kept| kept.items);
+                reasons.items.splice(0..0, kept.into_iter().flatten());
+                reasons
+            })
         };
         match reasons {
             Some(reasons) => Explanation::Nodes(reasons),

@@ -28,6 +28,8 @@
 //! - [`why`]: the same in full: its place (`line`), until when, and when it may start ([`forecast`]).
 //! - [`whatif`]: the smallest changes that would start it, and what submitting a job would do.
 //! - [`preempt`]: whom to displace for a job that cannot be placed.
+//! - [`reserve`]: slots that are kept for jobs which have waited long, and what others may still do with them.
+//! - `keep`: who gets them; `nominate`: who has to leave for whom; `timeline`: what a node will be like later.
 //! - [`check`]: invariants of the state, for tests and debug builds.
 
 mod attempt;
@@ -40,15 +42,19 @@ pub mod fit;
 mod fleet;
 pub mod forecast;
 pub mod input;
+mod keep;
 mod line;
 mod node_state;
+mod nominate;
 mod order;
 mod pending;
 pub mod preempt;
 pub mod quota;
 mod ranking;
 pub mod reason;
+pub mod reserve;
 mod settings;
+mod timeline;
 mod topology;
 pub mod vram;
 pub mod whatif;
@@ -67,4 +73,5 @@ pub use input::{
     Wish,
 };
 pub use reason::{Misfit, ReasonClass};
+pub use reserve::{Nomination, Reservation, Slot};
 pub use settings::Settings;

@@ -30,6 +30,8 @@ pub(crate) struct NodeState {
     pub(crate) topology: Arc<Topology>,
     /// The event after which something may have been freed here.
     pub(crate) freed_at: u64,
+    /// Counts what changed here.
+    pub(crate) changes: u64,
 }
 
 /// Most directories of a node that are remembered; a node that ever had more is taken to have any.
@@ -201,6 +203,7 @@ impl NodeState {
 
     /// Takes over what was observed. True when something is known now that was not, see [`HighWater`].
     pub(crate) fn set_facts(&mut self, node: Node) -> bool {
+        self.changes += 1;
         let learned = self.high_water.raise(&node) && self.facts.is_some();
         let before = self.facts.as_ref().map_or(&[][..], |facts| &facts.gpus);
         let as_before = before.len() == node.gpus.len()
@@ -217,6 +220,7 @@ impl NodeState {
     }
 
     pub(crate) fn add(&mut self, job: BoundJob) {
+        self.changes += 1;
         self.cpu_used = self.cpu_used.saturating_add(job.cpu.0);
         self.memory_used = self.memory_used.saturating_add(job.memory.0);
         self.whole_jobs += u32::from(job.whole_node);
@@ -227,6 +231,7 @@ impl NodeState {
 
     pub(crate) fn remove(&mut self, uid: &JobUid) -> Option<BoundJob> {
         let job = self.jobs.remove(uid)?;
+        self.changes += 1;
         self.cpu_used = self
             .jobs
             .values()
@@ -245,6 +250,7 @@ impl NodeState {
     /// Takes over what is new of a job that is here and charges as before. True when that changed what is left of its
     /// GPUs, because another measured use is now known to be its own.
     pub(crate) fn confirm(&mut self, job: &BoundJob) -> bool {
+        self.changes += 1;
         let Some(known) = self.jobs.get_mut(&job.uid) else {
             return false;
         };

@@ -63,6 +63,16 @@ impl Cluster {
             place: place.clone(),
         }
     }
+
+    /// The key of a waiting job.
+    pub(crate) fn key_of_job(&self, job: &Job, now: Millis) -> Key {
+        let band = self.settings.band(job.priority, job.enqueued_micros, now);
+        Key {
+            band: Reverse(band),
+            share: self.share(&job.queue, now),
+            place: Place::of(job),
+        }
+    }
 }
 
 /// Heads of classes, taken in order, while the shares of their queues change on the way.

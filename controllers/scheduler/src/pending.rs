@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::explain::Explanation;
-use crate::input::{Job, NodeName, QueueName, Requirements, Terms};
+use crate::input::{Job, Millis, NodeName, QueueName, Requirements, Terms};
 use crate::order::Place;
 use crate::reason::ReasonClass;
 
@@ -43,6 +43,8 @@ pub(crate) struct Class {
     pub(crate) untold: BTreeSet<Place>,
     /// Set when the class did not fit; cleared when it must be tried on everything again.
     pub(crate) blocked: Option<Blocked>,
+    /// Since when nodes have kept it waiting, without a job of it being placed.
+    pub(crate) waits_since: Option<Millis>,
     /// The class of the reason that the told jobs know, and the node that it is judged by.
     pub(crate) reason: Option<Known>,
     /// The reason in full, and the state of the cluster that it is true of.
@@ -95,6 +97,7 @@ impl Pending {
                 jobs: BTreeSet::new(),
                 untold: BTreeSet::new(),
                 blocked: None,
+                waits_since: None,
                 reason: None,
                 why: None,
             };

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fit::{self, Score};
-use crate::input::{NodeName, Requirements};
+use crate::fit::Score;
+use crate::input::NodeName;
 use crate::node_state::NodeState;
 use crate::pending::ClassId;
+use crate::reason::Misfit;
 
 /// Most entries of all rankings of a pass together (some 100 bytes each); classes beyond it look at the fleet each time.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -65,8 +66,8 @@ impl Pass {
     pub(crate) fn best(
         &mut self,
         id: ClassId,
-        needs: &Requirements,
         nodes: &BTreeMap<NodeName, NodeState>,
+        mut fit: impl FnMut(&NodeName, &NodeState) -> Result<Score, Misfit>,
     ) -> Option<NodeName> {
         let ranking = self.rankings.get_mut(&id)?;
         let changed: BTreeSet<&NodeName> = self.bound[ranking.synced..].iter().collect();
@@ -77,9 +78,7 @@ impl Pass {
                 continue;
             };
             ranking.best.remove(&(score, name.clone()));
-            let now = nodes
-                .get(name)
-                .and_then(|state| fit::fit(needs, name, state).ok());
+            let now = nodes.get(name).and_then(|state| fit(name, state).ok());
             if let Some(score) = now {
                 ranking.scores.insert(name.clone(), score);
                 ranking.best.insert((score, name.clone()));

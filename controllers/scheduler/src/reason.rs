@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::input::{Bytes, Capability, DesiredState, Link, MilliCpu, NodeName};
+use crate::input::{Bytes, Capability, DesiredState, JobUid, Link, MilliCpu, Millis, NodeName};
 
 /// Classes of reasons, from the farthest to the nearest to a fit. The nearest one over all nodes is a job's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,8 @@ pub enum ReasonClass {
     InsufficientGpus,
     /// Too little GPU memory.
     InsufficientVram,
+    /// There is room, and it is kept for a job that has waited long.
+    Reserved,
     /// The job's queue is paused.
     QueuePaused,
     /// The job's queue holds what it may.
@@ -84,6 +86,7 @@ impl ReasonClass {
             ReasonClass::InsufficientMemory => "InsufficientMemory",
             ReasonClass::InsufficientGpus => "InsufficientGpus",
             ReasonClass::InsufficientVram => "InsufficientVram",
+            ReasonClass::Reserved => "Reserved",
             ReasonClass::QueuePaused => "QueuePaused",
             ReasonClass::QuotaExceeded => "QuotaExceeded",
         }
@@ -257,6 +260,13 @@ pub enum Misfit {
         /// Its index.
         best_gpu: u32,
     },
+    /// There is room, and it is kept for a job that comes before this one and has waited long.
+    Reserved {
+        /// For whom.
+        holder: JobUid,
+        /// When that one starts at the latest; `None` when nobody knows.
+        until: Option<Millis>,
+    },
 }
 
 impl Misfit {
@@ -287,6 +297,7 @@ impl Misfit {
                 ReasonClass::InsufficientGpus
             }
             Misfit::Vram { .. } => ReasonClass::InsufficientVram,
+            Misfit::Reserved { .. } => ReasonClass::Reserved,
         }
     }
 
@@ -307,6 +318,10 @@ impl Misfit {
             | Misfit::HeldWhole => (0, 0),
             Misfit::Divided { whole, .. } => (*whole, 0),
             Misfit::Interconnect { joined, .. } => (*joined, 0),
+            // The sooner its holder starts, the sooner others know.
+            Misfit::Reserved { until, .. } => until.map_or((0, 0), |until| {
+                (1, u64::MAX - until.0.max(0).unsigned_abs())
+            }),
             Misfit::NotEmpty { jobs } => (u32::MAX - jobs, 0),
             Misfit::Full { max_jobs } => (*max_jobs, 0),
             Misfit::GpuCount { total, .. } => (0, u64::from(*total)),
@@ -360,6 +375,12 @@ impl Misfit {
                 write!(f, "{are} unschedulable: {best} was told to {word}")
             }
             Misfit::HeldWhole => write!(f, "{are} held whole by another job, such as {best}"),
+            Misfit::Reserved { holder, .. } => {
+                write!(
+                    f,
+                    "{are} kept for jobs before it, such as {best} for {holder}"
+                )
+            }
             Misfit::NotEmpty { jobs } => {
                 let noun = if *jobs == 1 { "job" } else { "jobs" };
                 write!(f, "{are} not empty: best has {jobs} {noun}, {best}")
@@ -516,7 +537,8 @@ impl Misfit {
             | Misfit::ManySlices { .. }
             | Misfit::Divided { .. }
             | Misfit::Interconnect { .. }
-            | Misfit::Apart { .. } => Ok(()),
+            | Misfit::Apart { .. }
+            | Misfit::Reserved { .. } => Ok(()),
         }
     }
 }

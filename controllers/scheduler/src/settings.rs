@@ -20,6 +20,14 @@ pub struct Settings {
     pub charge_ahead: Span,
     /// Thousandths of a GPU that a CPU core counts as when queues are compared. Default: 20, so that 50 cores are a GPU.
     pub core_share: u32,
+    /// A job that nodes have kept waiting for this long is entitled to a reservation. Default: 1 minute.
+    pub reserve_after: Span,
+    /// Most jobs that have a reservation at a time; 0 turns them off. Default: 4.
+    pub reservations: u32,
+    /// How long after its binding a job may take to start when promises are made. Default: 30 seconds.
+    pub start_allowance: Span,
+    /// May room be made by displacing others? Whoever says so carries out what is nominated. Default: yes.
+    pub preemption: bool,
 }
 
 impl Default for Settings {
@@ -31,6 +39,10 @@ impl Default for Settings {
             half_life: Some(Span::seconds(7 * 24 * 3600)),
             charge_ahead: Span::seconds(3600),
             core_share: 20,
+            reserve_after: Span::seconds(60),
+            reservations: 4,
+            start_allowance: Span::seconds(30),
+            preemption: true,
         }
     }
 }

@@ -353,7 +353,8 @@ impl Model {
                     self.waiting.remove(job).unwrap();
                     self.cluster.remove_job(job);
                 }
-                Decision::Waiting { .. } => {}
+                Decision::Waiting { .. } | Decision::Reserve { .. } | Decision::Nominate { .. } => {
+                }
             }
         }
     }

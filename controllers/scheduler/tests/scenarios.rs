@@ -10,7 +10,8 @@
 //!        dirs=/data,/home numa=0,0,1,1 switch=x,x,y,y nvlink=0-1,2-3      (gpus= comes first; 10Gi@0:1g.10gb is a slice of GPU 0)
 //! gpu a 0 used=3Gi foreign=2Gi,1Gi holders=1 sick use=JOB:used:peak
 //! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 weight=2 borrow=gpus:2,cpu:4|all min=5m (run time before its jobs may be displaced)
-//! settings settled=90 aging=10m cap=3 halflife=168h ahead=1h cores=20      (an empty cluster under these settings)
+//! settings settled=90 aging=10m cap=3 halflife=168h ahead=1h cores=20
+//!       reserve=1m reservations=4 allowance=30 preemption=on|off     (an empty cluster under these settings)
 //! used q 10h                   (GPU hours up to now)          usage a b c
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
@@ -32,9 +33,9 @@ use scheduler::explain::Standing;
 use scheduler::whatif::DryRun;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
-    Gpu, GpuRequest, GpuTime, GpuUuid, Job, Link, MilliCpu, Millis, Node, NodeName, Packing,
-    Placement, Preference, QueueState, Quota, Settings, Slice, Slices, Span, Taint, TaintEffect,
-    Toleration, Wish, preempt,
+    Gpu, GpuRequest, GpuTime, GpuUuid, Job, JobUid, Link, MilliCpu, Millis, Node, NodeName,
+    Nomination, Packing, Placement, Preference, QueueState, Quota, Reservation, Settings, Slice,
+    Slices, Slot, Span, Taint, TaintEffect, Toleration, Wish, preempt,
 };
 
 struct World {
@@ -352,6 +353,12 @@ impl World {
                 Decision::Waiting { job, why } => {
                     writeln!(text, "wait {job} {}: {why}", why.class()).unwrap();
                 }
+                Decision::Reserve { job, reservation } => {
+                    writeln!(text, "reserve {job} {}", reserved(reservation.as_ref())).unwrap();
+                }
+                Decision::Nominate { job, nomination } => {
+                    writeln!(text, "nominate {job} {}", nominated(nomination.as_ref())).unwrap();
+                }
             }
         }
         text
@@ -484,6 +491,10 @@ fn settings(words: &[&str]) -> Settings {
             "halflife" => settings.half_life = Some(span(value)),
             "ahead" => settings.charge_ahead = span(value),
             "cores" => settings.core_share = value.parse().unwrap(),
+            "reserve" => settings.reserve_after = span(value),
+            "reservations" => settings.reservations = value.parse().unwrap(),
+            "preemption" => settings.preemption = value == "on",
+            "allowance" => settings.start_allowance = span(value),
             _ => panic!("unknown setting: {word}"),
         }
     }
@@ -551,6 +562,46 @@ fn preference(text: &str) -> Preference {
         weight: weight.parse().unwrap(),
         wishes: vec![wish],
     }
+}
+
+/// `a gpu 0,1 by 90 after x,y`, or `nothing`.
+fn reserved(reservation: Option<&Reservation>) -> String {
+    let Some(reservation) = reservation else {
+        return "nothing".into();
+    };
+    let slots = slots(&reservation.slots);
+    let by = match reservation.not_later_than {
+        Some(by) => format!("by {}", by.0 / 1000),
+        None => "at an unknown time".into(),
+    };
+    let after: Vec<_> = reservation.waits_for.iter().map(JobUid::as_str).collect();
+    format!("{slots} {by} after {}", after.join(","))
+}
+
+/// `a gpu 0,1 without x,y until 90`, or `nothing`.
+fn nominated(nomination: Option<&Nomination>) -> String {
+    let Some(nomination) = nomination else {
+        return "nothing".into();
+    };
+    let victims: Vec<_> = nomination.victims.iter().map(JobUid::as_str).collect();
+    let (slots, until) = (slots(&nomination.slots), nomination.expires.0 / 1000);
+    format!("{slots} without {} until {until}", victims.join(","))
+}
+
+fn slots(slots: &[Slot]) -> String {
+    let slot = |slot: &Slot| {
+        let gpus = slot.gpus.iter();
+        let gpus: Vec<_> = gpus
+            .map(|gpu| gpu.as_str().rsplit('/').next().unwrap())
+            .collect();
+        if gpus.is_empty() {
+            slot.node.to_string()
+        } else {
+            format!("{} gpu {}", slot.node, gpus.join(","))
+        }
+    };
+    let slots: Vec<_> = slots.iter().map(slot).collect();
+    slots.join(" and ")
 }
 
 fn cpu(text: &str) -> MilliCpu {

@@ -76,6 +76,8 @@ impl Placement {
         let from = if found { now } else { self.started };
         self.cluster = Cluster::new(Settings {
             settled_at: millis(later(from, self.settle_seconds)),
+            // Nobody here stops victims.
+            preemption: false,
             ..Settings::default()
         });
         for (key, queue) in world.queues.iter() {
@@ -208,7 +210,9 @@ impl Placement {
     fn op(&mut self, decision: Decision, world: &World, now: Timestamp) -> Option<Op> {
         let (Decision::Bind(scheduler::Placement { job: id, .. })
         | Decision::Infeasible { job: id, .. }
-        | Decision::Waiting { job: id, .. }) = &decision;
+        | Decision::Waiting { job: id, .. }
+        | Decision::Reserve { job: id, .. }
+        | Decision::Nominate { job: id, .. }) = &decision;
         let Some((key, job)) = self.job(id, world) else {
             self.cluster.remove_job(id);
             return None;
@@ -234,6 +238,8 @@ impl Placement {
                 self.untold.add(&key, reason, now);
                 None
             }
+            // Kept in this process; what is written of it does not decide anything.
+            Decision::Reserve { .. } | Decision::Nominate { .. } => None,
         }
     }
 

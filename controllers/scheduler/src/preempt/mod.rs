@@ -15,6 +15,7 @@
 mod search;
 mod victims;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::cluster::{Cluster, Entry};
@@ -22,6 +23,7 @@ use crate::decide::Placement;
 use crate::explain::Explanation;
 use crate::fit;
 use crate::input::{Job, JobUid, Millis, NodeName, QueueName, Span};
+use crate::node_state::NodeState;
 
 use search::Search;
 use victims::Rights;
@@ -154,12 +156,16 @@ pub(crate) fn plan_for(
         return Err(NoPlan::Queue(why));
     }
     let needs = &job.requirements;
-    let nodes = || {
-        let candidates = cluster.candidates(needs);
-        candidates.filter(move |(name, _)| on.is_none_or(|only| only == *name))
-    };
-    let fits = nodes()
-        .filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name)))
+    let asked = cluster
+        .candidates(needs)
+        .filter(move |(name, _)| on.is_none_or(|only| only == *name));
+    // What is kept for jobs before it is taken.
+    let nodes: Vec<(&NodeName, Cow<'_, NodeState>)> = asked
+        .map(|(name, state)| (name, cluster.with_those_before(job, name, state, now)))
+        .collect();
+    let fits = nodes
+        .iter()
+        .filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, *name)))
         .min();
     if let Some((_, name)) = fits {
         return Err(NoPlan::Fits(name.clone()));
@@ -167,26 +173,34 @@ pub(crate) fn plan_for(
     let rights = Rights::of(cluster, job, now);
     let mut best = None;
     let mut somebody = false;
-    for (name, state) in nodes().filter(|(name, state)| fit::may_fit(needs, name, state)) {
+    let possible = nodes
+        .iter()
+        .filter(|(name, state)| fit::may_fit(needs, name, state));
+    for (name, state) in possible {
         let search = Search::new(&rights, name, state);
         somebody |= !search.is_vain();
-        if let Some(found) = search.cheapest(best.as_ref().map(|(cost, _, _)| *cost)) {
-            let key = (found.cost, found.score, name);
-            if best.as_ref().is_none_or(|known| key < *known) {
-                best = Some(key);
+        if let Some(found) = search.cheapest(best.as_ref().map(|((cost, _, _), _)| *cost)) {
+            let key = (found.cost, found.score, *name);
+            if best.as_ref().is_none_or(|(known, _)| key < *known) {
+                best = Some((key, state));
             }
         }
     }
-    let Some((_, _, name)) = best else {
+    let Some(((_, _, name), state)) = best else {
         return Err(if somebody {
             NoPlan::NotEnough
         } else {
             NoPlan::Nobody
         });
     };
-    let state = cluster.nodes.get(name).ok_or(NoPlan::Nobody)?;
     let search = Search::new(&rights, name, state);
     search.plan(job).ok_or(NoPlan::NotEnough)
+}
+
+/// Does any queue hold more than its quota?
+pub(crate) fn is_anything_borrowed(cluster: &Cluster) -> bool {
+    let mut queues = cluster.queues.values();
+    queues.any(|queue| victims::exceeds(queue.used, &queue.state.quota))
 }
 
 impl Cluster {

@@ -143,7 +143,7 @@ fn owns(quota: &Quota, asked: Usage) -> bool {
 }
 
 /// Is that more than the quota in anything?
-fn exceeds(used: Usage, quota: &Quota) -> bool {
+pub(super) fn exceeds(used: Usage, quota: &Quota) -> bool {
     quota.jobs.is_some_and(|most| used.jobs > most)
         || quota.gpus.is_some_and(|most| used.gpus > most)
         || quota.vram.is_some_and(|most| used.vram > most)

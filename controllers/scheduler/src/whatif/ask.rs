@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::attempt;
 use crate::cluster::Cluster;
 use crate::decide::Placement;
-use crate::fit;
 use crate::forecast;
 use crate::input::{
     Bytes, Exclusive, Gpu, GpuRequest, Job, Link, Millis, Node, Requirements, TaintEffect,
@@ -13,6 +11,7 @@ use crate::input::{
 };
 use crate::node_state::NodeState;
 use crate::preempt;
+use crate::reserve::Views;
 
 use super::{Change, Remedy};
 
@@ -59,16 +58,17 @@ impl<'a> Ask<'a> {
 
     /// The same, whatever its queue says.
     fn place_for_the_queue(&self, needs: &Requirements) -> Option<Placement> {
-        let fits = self
-            .cluster
-            .candidates(needs)
-            .filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, name, state)));
-        let (_, name, state) = fits.min_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)))?;
+        let (cluster, mut views) = (self.cluster, Views::default());
         let job = Job {
             requirements: needs.clone(),
             ..self.job.clone()
         };
-        attempt::placement_on(&job, name, state)
+        let fits = cluster.candidates(needs).filter_map(|(name, state)| {
+            let score = cluster.fit_beside(&job, name, state, cluster.now, &mut views);
+            Some((score.ok()?, name))
+        });
+        let (_, name) = fits.min()?;
+        cluster.placement(&job, name, cluster.now)
     }
 
     /// A change of the job, if it helps.

@@ -215,7 +215,11 @@ impl Cluster {
                 Decision::Infeasible { job, why } if job == uid => {
                     return Some(DryRun::Never((*why).clone()));
                 }
-                Decision::Bind(_) | Decision::Infeasible { .. } | Decision::Waiting { .. } => {}
+                Decision::Bind(_)
+                | Decision::Infeasible { .. }
+                | Decision::Waiting { .. }
+                | Decision::Reserve { .. }
+                | Decision::Nominate { .. } => {}
             }
         }
         let plan = Box::new(preempt::plan(&trial, &uid, now));

@@ -1,0 +1,486 @@
+//! Who gets a reservation, where, and when it is given up or moved. See [`reserve`](crate::reserve) for what one means.
+//!
+//! **Cost.** Nothing while no class waits long. A pass looks again only at holds whose nodes changed, and for an earlier
+//! start only at nodes where something was freed. A new reservation costs one look at the fleet, and a close one at no more
+//! than [`MOST_LOOKS`] nodes.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use crate::attempt;
+use crate::cluster::{Cluster, Entry};
+use crate::decide::Decision;
+use crate::fit;
+use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName};
+use crate::node_state::NodeState;
+use crate::order::Key;
+use crate::pending::ClassId;
+use crate::reserve::{Hold, Reservation, Slot};
+use crate::timeline::{self, Leaves, Opening};
+use crate::vram::Headroom;
+
+/// Most nodes at which a search for slots looks closely; those that may open soonest are looked at first.
+const MOST_LOOKS: usize = 64;
+
+impl Cluster {
+    /// Restores a reservation that was decided before, for example by this process before it was started again. False when
+    /// the job does not wait.
+    pub fn restore_reservation(&mut self, job: &JobUid, reservation: Reservation) -> bool {
+        if self.waiting_job(job).is_none() || reservation.slots.is_empty() {
+            return false;
+        }
+        self.version += 1;
+        self.holds.insert(job, reservation, None);
+        true
+    }
+
+    /// What is kept for a waiting job.
+    pub fn reservation(&self, job: &JobUid) -> Option<&Reservation> {
+        self.holds.of(job).map(|hold| &hold.reservation)
+    }
+
+    /// A class was found to wait for nodes.
+    pub(crate) fn note_waiting(&mut self, id: ClassId, now: Millis) {
+        if let Some(class) = self.pending.classes.get(&id) {
+            self.holds.room.waits(class.key.priority, id);
+        }
+        if self.settings.reservations == 0 {
+            return;
+        }
+        if let Some(class) = self.pending.classes.get_mut(&id)
+            && class.waits_since.is_none()
+        {
+            class.waits_since = Some(now);
+            let from = now.plus(self.settings.reserve_after);
+            self.holds.entitled.soon.insert((from, id));
+        }
+    }
+
+    /// A job of a class was placed, or its queue keeps the class now: its time of waiting for nodes begins anew.
+    pub(crate) fn note_progress(&mut self, id: ClassId) {
+        if let Some(class) = self.pending.classes.get_mut(&id)
+            && let Some(since) = class.waits_since.take()
+        {
+            let from = since.plus(self.settings.reserve_after);
+            self.holds.entitled.soon.remove(&(from, id));
+            self.holds.entitled.now.remove(&id);
+        }
+    }
+
+    /// What was kept for a job is given up; others may have it. `taken` is where the job went, if it was placed.
+    pub(crate) fn give_up_slots(&mut self, uid: &JobUid, taken: Option<&Slot>) {
+        let Some(hold) = self.holds.remove(uid) else {
+            return;
+        };
+        self.version += 1;
+        self.holds.given_up += 1;
+        self.holds.entitled.news = true;
+        if hold.nominated.is_some()
+            && let Some(Entry::Pending { class, .. }) = self.jobs.get(uid)
+        {
+            self.holds.room.plan_anew(*class);
+        }
+        // Who takes the very slots that were kept for him leaves others what they had.
+        if taken.is_none_or(|slot| hold.reservation.slots != [slot.clone()]) {
+            for node in hold.nodes() {
+                self.node_freed(node);
+            }
+        }
+    }
+
+    /// When something that is kept must be looked at again, although nothing happened.
+    pub(crate) fn next_reservation(&self) -> Option<Millis> {
+        let soon = self.holds.entitled.soon.first().map(|(from, _)| *from);
+        let expiry = self
+            .holds
+            .all()
+            .filter_map(|(_, hold)| hold.nominated.as_ref());
+        let expiry = expiry.map(|nominated| nominated.expires);
+        let again = [self.holds.entitled.again, self.holds.take_back_at];
+        soon.into_iter()
+            .chain(expiry)
+            .chain(again.into_iter().flatten())
+            .min()
+    }
+
+    /// Has a class waited long enough since the last decision?
+    pub(crate) fn is_anyone_newly_entitled(&self, now: Millis) -> bool {
+        let first = self.holds.entitled.soon.first();
+        first.is_some_and(|(from, _)| *from <= now)
+    }
+
+    /// A bound job on a node is to end at another time than before.
+    pub(crate) fn end_changed(&mut self, node: &NodeName) {
+        if self.holds.is_empty() {
+            return;
+        }
+        self.holds.other_ends.insert(node.clone());
+        if self.holds.on(node).next().is_some() {
+            // Those who may use the slots until the reserved start are judged by that, too.
+            self.node_freed(node);
+        }
+    }
+
+    /// Gives, moves and takes back reservations.
+    pub(crate) fn reserve(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
+        self.entitle(now);
+        if self.holds.is_empty() && !self.holds.entitled.news {
+            return;
+        }
+        let mut touched: BTreeSet<NodeName> = BTreeSet::new();
+        let most = self.settings.reservations as usize;
+        let mut held = 0;
+        self.expire_nominations(now, decisions);
+        self.holds.take_back_at = None;
+        for uid in self.contenders(now) {
+            if decisions.len() >= limit {
+                self.holds.entitled.news = true;
+                return;
+            }
+            if self
+                .holds
+                .of(&uid)
+                .is_some_and(|hold| hold.nominated.is_some())
+            {
+                decisions.extend(self.keep_nomination(&uid, now));
+            } else if held < most {
+                decisions.extend(self.hold_for(&uid, &mut touched, now));
+                held += usize::from(self.holds.of(&uid).is_some());
+                let later = self.take_back(&uid, now, decisions);
+                let soonest = self.holds.take_back_at.into_iter().chain(later).min();
+                self.holds.take_back_at = soonest;
+            } else if let Some(hold) = self.holds.of(&uid) {
+                touched.extend(hold.nodes().into_iter().cloned());
+                self.give_up_slots(&uid, None);
+                // It made room for one before it in the order; that is not news.
+                let job = uid;
+                decisions.push(Decision::Reserve {
+                    job,
+                    reservation: None,
+                });
+            }
+        }
+        self.holds.entitled.news = false;
+        self.holds.other_ends.clear();
+    }
+
+    /// Moves classes that have waited long enough to those that are entitled.
+    fn entitle(&mut self, now: Millis) {
+        if self.holds.entitled.again.is_some_and(|again| again <= now) {
+            self.holds.entitled.again = None;
+            self.holds.entitled.news = true;
+        }
+        while let Some((from, id)) = self.holds.entitled.soon.first().copied()
+            && from <= now
+        {
+            self.holds.entitled.soon.pop_first();
+            if self.pending.classes.contains_key(&id) {
+                self.holds.entitled.now.insert(id);
+                self.holds.entitled.news |= self.would_hold(id, now);
+            }
+        }
+    }
+
+    /// Would the first job of a class be among those that have reservations?
+    fn would_hold(&self, id: ClassId, now: Millis) -> bool {
+        let class = self.pending.classes.get(&id);
+        let Some((class, first)) = class.and_then(|class| Some((class, class.jobs.first()?)))
+        else {
+            return false;
+        };
+        let key = self.key_of(class, first, now);
+        let holders = self
+            .holds
+            .all()
+            .filter_map(|(uid, _)| self.waiting_job(uid));
+        let before = holders.filter(|holder| self.key_of_job(holder, now) < key);
+        before.count() < self.settings.reservations as usize
+    }
+
+    /// Those who have reservations, and when there may be news also those who may have a right to one, in order.
+    fn contenders(&mut self, now: Millis) -> Vec<JobUid> {
+        let holders = self
+            .holds
+            .all()
+            .filter_map(|(uid, _)| self.waiting_job(uid));
+        let mut found: BTreeSet<Key> = holders.map(|job| self.key_of_job(job, now)).collect();
+        if !self.holds.entitled.news {
+            return found.into_iter().map(|key| key.place.uid).collect();
+        }
+        let classes = &self.pending.classes;
+        self.holds
+            .entitled
+            .now
+            .retain(|id| classes.contains_key(id));
+        // Some of the first may find no slots, so a few more are looked at.
+        let most = 2 * self.settings.reservations as usize;
+        let mut others: BTreeSet<Key> = BTreeSet::new();
+        for id in &self.holds.entitled.now {
+            let Some(class) = self.pending.classes.get(id) else {
+                continue;
+            };
+            let without = class
+                .jobs
+                .iter()
+                .filter(|place| self.holds.of(&place.uid).is_none());
+            for place in without.take(most) {
+                let key = self.key_of(class, place, now);
+                if others.len() == most {
+                    if others.last().is_some_and(|last| *last < key) {
+                        break;
+                    }
+                    others.pop_last();
+                }
+                others.insert(key);
+            }
+        }
+        found.append(&mut others);
+        found.into_iter().map(|key| key.place.uid).collect()
+    }
+
+    /// Keeps, moves or finds slots for a job.
+    fn hold_for(
+        &mut self,
+        uid: &JobUid,
+        touched: &mut BTreeSet<NodeName>,
+        now: Millis,
+    ) -> Option<Decision> {
+        let job = self.waiting_job(uid)?.clone();
+        let known = self.holds.of(uid);
+        let next = match known {
+            None => self.find_slots(&job, None, now),
+            Some(hold) => {
+                let state = self.stamp_of(hold);
+                let moved = hold.nodes().iter().any(|node| touched.contains(*node));
+                if !moved && hold.checked == Some(state) && self.holds.other_ends.is_empty() {
+                    return None;
+                }
+                if self.still_holds(&job, hold, now) {
+                    let since = hold.checked.map(|(_, epoch)| epoch);
+                    let fresh = self.find_slots(&job, Some((hold, since)), now);
+                    fresh.filter(|fresh| is_earlier(fresh, &hold.reservation))
+                } else {
+                    self.find_slots(&job, None, now)
+                        .or(Some(Reservation::default()))
+                }
+            }
+        };
+        let had = known.is_some();
+        match next {
+            None if had => {
+                self.note_checked(uid);
+                None
+            }
+            None => {
+                let again = now.plus(self.settings.reserve_after);
+                self.holds.entitled.again = Some(again);
+                None
+            }
+            Some(next) => {
+                let old = self.holds.of(uid).map(|hold| hold.reservation.clone());
+                touched.extend(
+                    old.iter()
+                        .flat_map(|old| old.slots.iter().map(|slot| slot.node.clone())),
+                );
+                touched.extend(next.slots.iter().map(|slot| slot.node.clone()));
+                if old.as_ref().is_some_and(|old| old.slots != next.slots) {
+                    self.give_up_slots(uid, None);
+                }
+                if next.slots.is_empty() {
+                    return Some(Decision::Reserve {
+                        job: uid.clone(),
+                        reservation: None,
+                    });
+                }
+                self.version += 1;
+                self.holds.insert(uid, next.clone(), None);
+                self.note_checked(uid);
+                let same = old.is_some_and(|old| {
+                    old.slots == next.slots && old.not_later_than == next.not_later_than
+                });
+                (!same).then(|| Decision::Reserve {
+                    job: uid.clone(),
+                    reservation: Some(next),
+                })
+            }
+        }
+    }
+
+    /// Gives a nomination up whose slots the job could not have even if the victims were gone.
+    fn keep_nomination(&mut self, uid: &JobUid, now: Millis) -> Option<Decision> {
+        let hold = self.holds.of(uid)?;
+        if hold.checked == Some(self.stamp_of(hold)) {
+            return None;
+        }
+        if self.still_holds(self.waiting_job(uid)?, hold, now) {
+            self.note_checked(uid);
+            return None;
+        }
+        self.give_up_slots(uid, None);
+        Some(Decision::Nominate {
+            job: uid.clone(),
+            nomination: None,
+        })
+    }
+
+    /// A hold was looked at, as things are now.
+    pub(crate) fn note_checked(&mut self, uid: &JobUid) {
+        let stamp = self.holds.of(uid).map(|hold| self.stamp_of(hold));
+        if let Some(hold) = self.holds.of_mut(uid) {
+            hold.checked = stamp;
+        }
+    }
+
+    /// The changes of a hold's nodes and the event, up to now.
+    fn stamp_of(&self, hold: &Hold) -> (u64, u64) {
+        let states = hold
+            .nodes()
+            .into_iter()
+            .filter_map(|node| self.nodes.get(node));
+        (states.map(|state| state.changes).sum(), self.epoch)
+    }
+
+    /// Would the holder, at the time it was promised, still fit on the very slots?
+    fn still_holds(&self, job: &Job, hold: &Hold, now: Millis) -> bool {
+        hold.nodes().into_iter().all(|name| {
+            let Some(state) = self.nodes.get(name) else {
+                return false;
+            };
+            let others = self.holds.on(name).filter(|(uid, _)| {
+                let other = self.waiting_job(uid);
+                other.is_some_and(|other| self.precedes(other, job, now))
+            });
+            let mut then = self.at_start(name, state, (&job.uid, hold), others, now);
+            hold.slots_on(name).all(|slot| {
+                let Some(member) = self.waiting_job(&slot.job) else {
+                    return false;
+                };
+                let fits = fit::fit(&member.requirements, name, &only(&then, &slot.gpus)).is_ok();
+                if let Some(phantom) = self.phantom(slot, hold.until()) {
+                    then.add(phantom);
+                }
+                fits
+            })
+        })
+    }
+
+    /// The best slots for a job: on all nodes, or to improve on a hold, on its own and on those where something was freed
+    /// since.
+    fn find_slots(
+        &self,
+        job: &Job,
+        than: Option<(&Hold, Option<u64>)>,
+        now: Millis,
+    ) -> Option<Reservation> {
+        let (slot, opening) = match than {
+            None => self.best_opening(job, self.candidates(&job.requirements), now),
+            Some((hold, since)) => {
+                let freed = self.freed.range(since.map_or(0, |since| since + 1)..);
+                let mut names: BTreeSet<&NodeName> = hold.nodes();
+                names.extend(freed.map(|(_, name)| name));
+                names.extend(&self.holds.other_ends);
+                let states = names
+                    .into_iter()
+                    .filter_map(|name| self.nodes.get_key_value(name));
+                self.best_opening(job, states, now)
+            }
+        }?;
+        if opening.waits_for.is_empty() {
+            // It fits and is about to be placed.
+            return None;
+        }
+        Some(Reservation {
+            slots: vec![slot],
+            not_later_than: opening.when.promised(),
+            waits_for: opening.waits_for,
+        })
+    }
+
+    /// The slot that is free the soonest, by promises, else by what was learned, else the one that the fewest must leave.
+    fn best_opening<'a>(
+        &'a self,
+        job: &Job,
+        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
+        now: Millis,
+    ) -> Option<(Slot, Opening)> {
+        let needs = &job.requirements;
+        let displaces = |bound: &BoundJob| self.may_take_back(job, bound);
+        let outlook = self.outlook(&displaces, now);
+        let mut open: Vec<(Leaves, usize, &NodeName, Cow<'_, NodeState>)> = Vec::new();
+        for (name, state) in nodes {
+            let state = self.with_those_before(job, name, state, now);
+            if let Some(from) = timeline::not_before(needs, name, &state, &outlook) {
+                open.push((from, state.jobs.len(), name, state));
+            }
+        }
+        open.sort_by(|one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
+        let mut best: Option<(Opening, &NodeName, &NodeState)> = None;
+        for (from, _, name, state) in open.iter().take(MOST_LOOKS) {
+            if best.as_ref().is_some_and(|(best, _, _)| best.when < *from) {
+                break;
+            }
+            if let Some(opening) = timeline::opening(needs, name, state, &outlook) {
+                let rank = |opening: &Opening| (opening.when, opening.waits_for.len());
+                if best
+                    .as_ref()
+                    .is_none_or(|(best, _, _)| rank(&opening) < rank(best))
+                {
+                    best = Some((opening, name, state));
+                }
+            }
+        }
+        let (opening, name, state) = best?;
+        let then = timeline::without(state, |bound| opening.waits_for.contains(&bound.uid));
+        let placement = attempt::placement_on(job, name, &then)?;
+        let slot = Slot {
+            job: job.uid.clone(),
+            node: name.clone(),
+            gpus: placement.gpus,
+        };
+        Some((slot, opening))
+    }
+
+    /// A node with what is kept there for those before a job, as if they were there already and their victims were not.
+    pub(crate) fn with_those_before<'a>(
+        &self,
+        job: &Job,
+        name: &NodeName,
+        state: &'a NodeState,
+        now: Millis,
+    ) -> Cow<'a, NodeState> {
+        let mut state = Cow::Borrowed(state);
+        for (uid, hold) in self.holds.on(name) {
+            let before = self.waiting_job(uid);
+            if *uid != job.uid && before.is_some_and(|other| self.precedes(other, job, now)) {
+                if hold.nominated.is_some() {
+                    for victim in &hold.reservation.waits_for {
+                        state.to_mut().vacate(victim);
+                    }
+                }
+                for phantom in self.phantoms(hold, name) {
+                    state.to_mut().add(phantom);
+                }
+            }
+        }
+        state
+    }
+}
+
+/// Does one reservation promise an earlier start than another?
+fn is_earlier(one: &Reservation, other: &Reservation) -> bool {
+    one.not_later_than
+        .is_some_and(|one| other.not_later_than.is_none_or(|other| one < other))
+}
+
+/// A node of which only these GPUs are to be had.
+pub(crate) fn only(state: &NodeState, gpus: &[GpuUuid]) -> NodeState {
+    let mut state = state.clone();
+    let all = state.facts.iter().flat_map(|node| &node.gpus);
+    let taken: Vec<bool> = all.map(|gpu| !gpus.contains(&gpu.uuid)).collect();
+    for (gpu, taken) in state.gpus.iter_mut().zip(taken) {
+        if taken {
+            gpu.headroom = Headroom::default();
+        }
+    }
+    state
+}

@@ -1,0 +1,412 @@
+//! Making room: whom to displace for jobs that nodes keep waiting, and keeping the freed slots for them (rules.md section 8).
+//!
+//! The first jobs of classes that could not be placed are planned for in order. Who gets a [`Nomination`] keeps its slots
+//! like a reservation, except that nobody is let in beside it, until it is placed, the slots break, or it expires. A holder
+//! whose slots are free but for jobs that it may displace, or will be by the time that it was promised, takes them back.
+//!
+//! **Limits.** At most [`MOST_NOMINATIONS`] are under way at a time, and a call plans at most [`MOST_PLANS`] times. A job for
+//! which there was no plan is planned for again only on nodes where something changed since.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cluster::Cluster;
+use crate::decide::Decision;
+use crate::fit;
+use crate::input::{BoundJob, Job, JobUid, Millis, NodeName, Span};
+use crate::keep::only;
+use crate::node_state::NodeState;
+use crate::order::Key;
+use crate::pending::ClassId;
+use crate::preempt::{self, Plan};
+use crate::reserve::{Nominated, Nomination, Reservation, Slot};
+use crate::timeline::{self, Leaves};
+
+/// Most nominations under way at a time.
+const MOST_NOMINATIONS: usize = 64;
+
+/// Most plans of one call.
+const MOST_PLANS: usize = 16;
+
+/// Most jobs of one class that are planned for in one call.
+const MOST_OF_A_CLASS: usize = 4;
+
+/// Most classes that are considered again because there is somebody new whom they may displace.
+const MOST_CONSIDERED: usize = 64;
+
+/// How long slots are kept after the last victim should have left them.
+const PATIENCE: Span = Span::seconds(120);
+
+/// What is known of whom jobs may displace.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    /// Classes that were tried without success since they were planned for.
+    pub(crate) unplanned: BTreeSet<ClassId>,
+    /// What each class was planned on last: the change after which.
+    planned: BTreeMap<ClassId, u64>,
+    /// Nodes by the last change after which a plan may be possible there.
+    by_change: BTreeMap<u64, NodeName>,
+    of_node: BTreeMap<NodeName, u64>,
+    changes: u64,
+    /// Preemptible jobs that hold slots, by priority.
+    preemptible: BTreeMap<i32, u32>,
+    /// Classes that nodes kept waiting when they were tried last, the highest priority first. Some may be gone.
+    waiting: BTreeSet<(Reverse<i32>, ClassId)>,
+    /// True when somebody can be displaced who could not before.
+    somebody_new: bool,
+}
+
+impl Room {
+    /// Somebody else is on a node now, or somebody less.
+    pub(crate) fn changed(&mut self, node: &NodeName) {
+        self.changes += 1;
+        if let Some(before) = self.of_node.insert(node.clone(), self.changes) {
+            self.by_change.remove(&before);
+        }
+        self.by_change.insert(self.changes, node.clone());
+    }
+
+    /// A node is no more.
+    pub(crate) fn gone(&mut self, node: &NodeName) {
+        if let Some(before) = self.of_node.remove(node) {
+            self.by_change.remove(&before);
+        }
+    }
+
+    /// Nodes keep a class waiting.
+    pub(crate) fn waits(&mut self, priority: i32, id: ClassId) {
+        self.unplanned.insert(id);
+        self.waiting.insert((Reverse(priority), id));
+    }
+
+    /// A class is to be planned for on all nodes.
+    pub(crate) fn plan_anew(&mut self, id: ClassId) {
+        self.unplanned.insert(id);
+        self.planned.remove(&id);
+    }
+
+    /// A job holds slots now.
+    pub(crate) fn came(&mut self, job: &BoundJob) {
+        self.somebody_new = true;
+        if job.terms.preemptible {
+            *self.preemptible.entry(job.priority).or_default() += 1;
+        }
+    }
+
+    /// A job holds none any more.
+    pub(crate) fn left(&mut self, job: &BoundJob) {
+        if job.terms.preemptible
+            && let Some(count) = self.preemptible.get_mut(&job.priority)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.preemptible.remove(&job.priority);
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Restores a nomination that was decided before, for example by this process before it was started again. False when
+    /// the job does not wait.
+    pub fn nominate(&mut self, job: &JobUid, nomination: Nomination) -> bool {
+        if self.waiting_job(job).is_none() || nomination.slots.is_empty() {
+            return false;
+        }
+        self.put_nomination(job, nomination);
+        true
+    }
+
+    fn put_nomination(&mut self, job: &JobUid, nomination: Nomination) {
+        self.version += 1;
+        if let Some(old) = self.holds.of(job)
+            && old.reservation.slots != nomination.slots
+        {
+            self.give_up_slots(job, None);
+        }
+        let reservation = Reservation {
+            slots: nomination.slots,
+            not_later_than: None,
+            waits_for: nomination.victims,
+        };
+        let expires = nomination.expires;
+        self.holds
+            .insert(job, reservation, Some(Nominated { expires }));
+        self.note_checked(job);
+    }
+
+    /// Gives up nominations that were not carried out in time.
+    pub(crate) fn expire_nominations(&mut self, now: Millis, decisions: &mut Vec<Decision>) {
+        let over = self.holds.all().filter(|(_, hold)| {
+            let nominated = hold.nominated.as_ref();
+            nominated.is_some_and(|nominated| nominated.expires <= now)
+        });
+        let over: Vec<JobUid> = over.map(|(uid, _)| uid.clone()).collect();
+        for job in over {
+            self.give_up_slots(&job, None);
+            decisions.push(Decision::Nominate {
+                job,
+                nomination: None,
+            });
+        }
+    }
+
+    /// Plans for jobs that could not be placed, in order.
+    pub(crate) fn make_room(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
+        if !self.settings.preemption {
+            self.holds.room.unplanned.clear();
+            return;
+        }
+        self.consider_again();
+        let mut plans = 0;
+        for id in self.unplanned_in_order(now) {
+            if decisions.len() >= limit
+                || plans >= MOST_PLANS
+                || self.holds.nominated() >= MOST_NOMINATIONS
+            {
+                return;
+            }
+            plans += self.make_room_for(id, now, decisions);
+            self.holds.room.unplanned.remove(&id);
+            self.holds.room.planned.insert(id, self.holds.room.changes);
+        }
+    }
+
+    /// Adds some of those for whom there was no plan, when there is somebody new whom they may displace.
+    fn consider_again(&mut self) {
+        if !std::mem::take(&mut self.holds.room.somebody_new) {
+            return;
+        }
+        let lowest = self.holds.room.preemptible.keys().next().copied();
+        let lowest = if preempt::is_anything_borrowed(self) {
+            Some(i32::MIN)
+        } else {
+            lowest
+        };
+        let Some(lowest) = lowest else {
+            return;
+        };
+        let classes = &self.pending.classes;
+        let room = &mut self.holds.room;
+        room.waiting
+            .retain(|(priority, id)| priority.0 < lowest || classes.contains_key(id));
+        let higher = room
+            .waiting
+            .iter()
+            .take_while(|(priority, _)| priority.0 > lowest);
+        room.unplanned
+            .extend(higher.take(MOST_CONSIDERED).map(|(_, id)| *id));
+        room.planned.retain(|id, _| classes.contains_key(id));
+    }
+
+    /// Classes that may have a plan. Those that cannot displace anybody are struck off.
+    fn unplanned_in_order(&mut self, now: Millis) -> Vec<ClassId> {
+        let unplanned = std::mem::take(&mut self.holds.room.unplanned);
+        let lowest = self.holds.room.preemptible.keys().next().copied();
+        let reclaim = preempt::is_anything_borrowed(self);
+        let mut keyed: Vec<(Key, ClassId)> = Vec::new();
+        for id in unplanned {
+            let Some(class) = self.pending.classes.get(&id) else {
+                self.holds.room.planned.remove(&id);
+                continue;
+            };
+            let waits = class.blocked.is_some_and(|blocked| !blocked.by_queue);
+            let may = reclaim || lowest.is_some_and(|lowest| lowest < class.key.priority);
+            if waits
+                && may
+                && let Some(first) = class.jobs.first()
+            {
+                keyed.push((self.key_of(class, first, now), id));
+            }
+        }
+        keyed.sort_unstable();
+        let ids: Vec<ClassId> = keyed.into_iter().map(|(_, id)| id).collect();
+        self.holds.room.unplanned.extend(&ids);
+        ids
+    }
+
+    /// Plans for the first jobs of a class; answers how often it planned.
+    fn make_room_for(&mut self, id: ClassId, now: Millis, decisions: &mut Vec<Decision>) -> usize {
+        let Some(class) = self.pending.classes.get(&id) else {
+            return 0;
+        };
+        let first: Vec<JobUid> = class
+            .jobs
+            .iter()
+            .take(MOST_OF_A_CLASS)
+            .map(|place| place.uid.clone())
+            .collect();
+        let mut plans = 0;
+        for uid in first {
+            let hold = self.holds.of(&uid);
+            if hold.is_some_and(|hold| hold.nominated.is_some()) {
+                continue;
+            }
+            plans += 1;
+            let Some(plan) = self.plan_where_news(id, &uid, now) else {
+                break;
+            };
+            if plan.victims.is_empty() {
+                // Those that are being stopped already are enough.
+                break;
+            }
+            let slot = Slot {
+                job: uid.clone(),
+                node: plan.placement.node.clone(),
+                gpus: plan.placement.gpus.clone(),
+            };
+            let leaving = plan.leaving.iter();
+            let victims = plan.victims.iter().map(|victim| &victim.job);
+            let waits_for = victims.clone().chain(leaving).cloned().collect();
+            let victims = victims.cloned().collect();
+            let decided = self.decide_nomination(&uid, vec![slot], victims, waits_for, now);
+            decisions.push(decided);
+        }
+        plans
+    }
+
+    /// The cheapest plan on all nodes, or, for a class that was planned for before, on those where something changed since.
+    fn plan_where_news(&self, id: ClassId, uid: &JobUid, now: Millis) -> Option<Plan> {
+        let room = &self.holds.room;
+        let Some(since) = room.planned.get(&id) else {
+            return preempt::plan(self, uid, now).ok();
+        };
+        let news = room.by_change.range(since + 1..);
+        let plans = news.filter_map(|(_, node)| preempt::plan_on(self, uid, node, now).ok());
+        plans.min_by(|one, other| {
+            let key = |plan: &Plan| (plan.cost, plan.placement.node.clone());
+            key(one).cmp(&key(other))
+        })
+    }
+
+    /// Puts a nomination into force and answers the decision that tells of it.
+    fn decide_nomination(
+        &mut self,
+        uid: &JobUid,
+        slots: Vec<Slot>,
+        victims: Vec<JobUid>,
+        waits_for: Vec<JobUid>,
+        now: Millis,
+    ) -> Decision {
+        let graces = slots.iter().flat_map(|slot| self.jobs_on(&slot.node));
+        let graces = graces.filter(|job| waits_for.contains(&job.uid));
+        let longest = graces.map(|job| job.terms.grace).max().unwrap_or_default();
+        let nomination = Nomination {
+            slots,
+            victims,
+            expires: now.plus(longest).plus(PATIENCE),
+        };
+        let held = Nomination {
+            victims: waits_for,
+            ..nomination.clone()
+        };
+        self.put_nomination(uid, held);
+        Decision::Nominate {
+            job: uid.clone(),
+            nomination: Some(nomination),
+        }
+    }
+
+    /// Takes slots back for a holder from jobs that it may displace, once only they are in its way, or in time for what it
+    /// was promised. Answers when to look again where that is still to come.
+    pub(crate) fn take_back(
+        &mut self,
+        uid: &JobUid,
+        now: Millis,
+        decisions: &mut Vec<Decision>,
+    ) -> Option<Millis> {
+        let job = self.waiting_job(uid)?.clone();
+        let hold = self.holds.of(uid)?;
+        let until = hold.until();
+        let mut victims: Vec<JobUid> = Vec::new();
+        let mut longest = Span::default();
+        let mut at_once = true;
+        for name in hold.nodes() {
+            let state = self.nodes.get(name)?;
+            let slots: Vec<&Slot> = hold.slots_on(name).collect();
+            let by = until.map_or(Leaves::By(now), Leaves::By);
+            let outlook = self.outlook(&|_| None, now);
+            let stays = timeline::without(state, |bound| outlook.leaves(bound) <= by);
+            let (here, grace) = self.in_the_way(&job, name, &stays, &slots, now)?;
+            victims.extend(here);
+            longest = longest.max(grace);
+            at_once &= self.in_the_way(&job, name, state, &slots, now).is_some();
+        }
+        if victims.is_empty() {
+            return None;
+        }
+        let in_time = until.map(|until| Millis(until.0.saturating_sub(longest.0)));
+        if !at_once && in_time.is_none_or(|in_time| now < in_time) {
+            return in_time;
+        }
+        let slots = hold.reservation.slots.clone();
+        let mut waits_for = hold.reservation.waits_for.clone();
+        waits_for.extend(victims.iter().cloned());
+        waits_for.sort_unstable();
+        waits_for.dedup();
+        let decided = self.decide_nomination(uid, slots, victims, waits_for, now);
+        // A reservation of the same moment is not worth telling.
+        let told = |decision: &mut Decision| matches!(decision, Decision::Reserve { job, .. } if job == uid);
+        decisions.pop_if(told);
+        decisions.push(decided);
+        None
+    }
+
+    /// Jobs on a node that a holder must displace to have its slots there, and the longest grace among them; none when the
+    /// slots are free. `None` when others than those whom it may displace now are in the way.
+    fn in_the_way(
+        &self,
+        holder: &Job,
+        name: &NodeName,
+        state: &NodeState,
+        slots: &[&Slot],
+        now: Millis,
+    ) -> Option<(Vec<JobUid>, Span)> {
+        let fits = |state: &NodeState| {
+            let mut state = state.working_copy();
+            slots.iter().all(|slot| {
+                let Some(member) = self.waiting_job(&slot.job) else {
+                    return false;
+                };
+                let fits = fit::fit(&member.requirements, name, &only(&state, &slot.gpus)).is_ok();
+                if let Some(phantom) = self.phantom(slot, None) {
+                    state.add(phantom);
+                }
+                fits
+            })
+        };
+        let mut then = state.working_copy();
+        let mut candidates: Vec<&BoundJob> = state
+            .jobs
+            .values()
+            .filter(|bound| {
+                let from = self.may_take_back(holder, bound);
+                bound.attempt > 0 && from.is_some_and(|from| from <= now)
+            })
+            .collect();
+        // The dearest goes last and comes back first.
+        candidates.sort_by_key(|bound| (bound.priority, Reverse(bound.bound_at)));
+        let mut gone = Vec::new();
+        for bound in candidates {
+            if fits(&then) {
+                break;
+            }
+            gone.extend(then.vacate(&bound.uid).map(|vacated| (bound, vacated)));
+        }
+        if !fits(&then) {
+            return None;
+        }
+        let mut victims = Vec::new();
+        let mut longest = Span::default();
+        while let Some((bound, vacated)) = gone.pop() {
+            then.reoccupy(vacated);
+            if !fits(&then) {
+                then.vacate(&bound.uid);
+                victims.push(bound.uid.clone());
+                longest = longest.max(bound.terms.grace);
+            }
+        }
+        victims.sort_unstable();
+        Some((victims, longest))
+    }
+}
