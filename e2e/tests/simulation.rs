@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use crds::Phase;
+use crds::{Node, Phase};
 use e2e::sim::{Settings, Sim, phase};
 use e2e::transport::Faults;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
@@ -441,6 +441,90 @@ async fn a_node_that_lost_its_power_says_so_and_its_preemptible_job_runs_again()
     let status = jobs["again"].status.as_ref().context("a status")?;
     assert_eq!(status.phase, Some(Phase::Succeeded), "{status:?}");
     assert_eq!(status.attempt, 2);
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_die_delays_no_end_and_holds_its_gpu_until_it_is_gone() -> Result<()> {
+    let mut sim = Sim::start(Settings {
+        gpus: "1x24Gi",
+        ..Settings::default()
+    })
+    .await?;
+    sim.submit(
+        "stuck",
+        json!({"command": ["sim", "linger=600", "sleep=5", "exit=3"], "resources": {"gpus": 1}}),
+    )
+    .await?;
+    let jobs = sim.run_until_all_ended(Duration::from_secs(30)).await?;
+    let status = jobs["stuck"].status.as_ref().context("a status")?;
+    assert_eq!(
+        (status.phase, &status.release),
+        (Some(Phase::Failed), &None)
+    );
+    let message = status.message.clone().unwrap_or_default();
+    assert!(message.contains("not dead yet"), "{message}");
+
+    sim.submit(
+        "next",
+        json!({"command": ["sim", "sleep=5"], "resources": {"gpus": 1}}),
+    )
+    .await?;
+    sim.jobs().delete("stuck", &DeleteParams::default()).await?;
+    sim.crash_agent(0);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    sim.start_agent(0)?;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let jobs = sim.list().await?;
+    assert_eq!(phase(&jobs["next"]), Phase::Pending, "the GPU is held");
+    assert!(jobs.contains_key("stuck"), "its finalizer keeps it");
+    let nodes: Api<Node> = Api::all(sim.client());
+    let holders = |node: Node| node.status.map(|status| status.gpus[0].holders.len());
+    assert_eq!(holders(nodes.get("node-0").await?), Some(1));
+
+    sim.run_until(LIMIT, |jobs| phase(&jobs["next"]) == Phase::Running)
+        .await?;
+    assert!(sim.elapsed() >= Duration::from_secs(605));
+    assert_eq!(holders(nodes.get("node-0").await?), Some(0));
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert!(!jobs.contains_key("stuck"), "it is let go");
+    assert_eq!(phase(&jobs["next"]), Phase::Succeeded);
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_job_that_does_not_die_runs_again_only_when_it_is_gone() -> Result<()> {
+    let sim = Sim::start(Settings {
+        nodes: 2,
+        ..Settings::default()
+    })
+    .await?;
+    sim.submit(
+        "moves",
+        json!({"command": ["sim", "linger=300", "sleep=60"], "resources": {"gpus": 2}}),
+    )
+    .await?;
+    let jobs = sim
+        .run_until(LIMIT, |jobs| phase(&jobs["moves"]) == Phase::Running)
+        .await?;
+    let node = jobs["moves"]
+        .status
+        .as_ref()
+        .and_then(|s| s.binding.clone());
+    let node = node.context("a binding")?.node_name;
+    let nodes: Api<Node> = Api::all(sim.client());
+    let drain = Patch::Merge(json!({"spec": {"desiredState": "Drain"}}));
+    nodes.patch(&node, &PatchParams::default(), &drain).await?;
+    let drained = sim.elapsed();
+    sim.run_until(LIMIT, |jobs| {
+        let status = jobs["moves"].status.as_ref();
+        status.is_some_and(|s| s.finish_time.is_some() && s.phase == Some(Phase::Stopping))
+    })
+    .await?;
+    assert!(sim.elapsed() < drained + Duration::from_mins(1));
+    sim.run_until(LIMIT, |jobs| phase(&jobs["moves"]) == Phase::Running)
+        .await?;
+    assert!(sim.elapsed() >= drained + Duration::from_mins(5));
     sim.check()
 }
 

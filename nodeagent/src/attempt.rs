@@ -147,6 +147,10 @@ pub struct Ended {
     pub start_error: Option<String>,
     /// Why the end could not be observed.
     pub lost: Option<String>,
+    /// Processes of the attempt that were still there when this was told; absent once none is left, and with it the
+    /// attempt holds nothing any more.
+    #[serde(default)]
+    pub lingering: Option<Vec<i32>>,
     /// CPU time of the whole tree in milliseconds.
     pub cpu_millis: Option<u64>,
     /// Largest resident size of any one process of it, in bytes.
@@ -166,7 +170,7 @@ pub struct Held {
     pub grace_secs: u32,
     /// What it holds while it runs.
     pub charge: Charge,
-    /// How it ended; absent while it runs.
+    /// How it ended; absent while it runs. With `lingering` set, something of it is still there.
     pub ended: Option<Ended>,
 }
 

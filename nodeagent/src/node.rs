@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::node::{NodeCapacity, NodeInfo};
+use crds::node::{Holder, NodeCapacity, NodeInfo};
 use crds::{NODE_LEASE_NAMESPACE, Node, NodeSpec, NodeStatus, Quantity};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -120,15 +120,21 @@ pub(crate) async fn keep(
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
         loop {
-            tick.tick().await;
-            if let Err(error) = keeper.renew().await {
-                tracing::warn!(
-                    error = crate::error_chain(&error),
-                    "failed to renew the lease"
-                );
-            }
-            if inventory.is_live() {
-                (inventory, reading) = keeper.read(inventory).await;
+            tokio::select! {
+                biased;
+                _ = tick.tick() => {
+                    if let Err(error) = keeper.renew().await {
+                        tracing::warn!(
+                            error = crate::error_chain(&error),
+                            "failed to renew the lease"
+                        );
+                    }
+                    if inventory.is_live() {
+                        (inventory, reading) = keeper.read(inventory).await;
+                    }
+                }
+                // Who holds a card is written at once: placement goes by it.
+                () = keeper.context.lingering_changed.notified() => {}
             }
             if let Err(error) = keeper.write(&reading).await {
                 tracing::warn!(
@@ -253,7 +259,9 @@ impl Keeper {
 
     /// Makes the Node say what was read, if it does not yet.
     async fn write(&mut self, reading: &Reading) -> Result<(), kube::Error> {
-        let status = serde_json::to_value(self.status(reading)).map_err(kube::Error::SerdeError)?;
+        let mut status = self.status(reading);
+        self.add_holders(&mut status).await;
+        let status = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
         if self.written.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -290,6 +298,32 @@ impl Keeper {
         }
         self.written = Some(status);
         Ok(())
+    }
+
+    /// Names what is left of ended attempts on the cards they were given, whether or not a driver sees it there.
+    async fn add_holders(&self, status: &mut NodeStatus) {
+        for (id, cards) in self.context.lingering() {
+            if cards.is_empty() {
+                continue;
+            }
+            let processes = self.context.options.runner.processes(id.clone()).await;
+            for gpu in &mut status.gpus {
+                if !cards.contains(&gpu.uuid) {
+                    continue;
+                }
+                for pid in processes.iter().filter_map(|pid| u32::try_from(*pid).ok()) {
+                    let holder = Holder {
+                        pid,
+                        job_uid: id.uid.clone(),
+                        attempt: id.attempt,
+                    };
+                    if !gpu.holders.contains(&holder) {
+                        gpu.holders.push(holder);
+                    }
+                }
+                gpu.holders.sort_by_key(|holder| holder.pid);
+            }
+        }
     }
 
     fn status(&self, reading: &Reading) -> NodeStatus {

@@ -6,6 +6,8 @@
 //! - An end is told after it is durable, and told again to the next agent until the attempt is forgotten.
 //! - A stop may be asked for at any time and repeatedly; the time of KILL only comes nearer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -13,12 +15,16 @@ use tokio::sync::mpsc;
 
 use crate::attempt::{AttemptId, Ended, Held, StartRequest};
 
+/// How long the end of an attempt waits for the proof that none of its processes is left, counted from the end of its
+/// command, or from KILL where that does not take. Then the end is told without the proof, which is told later.
+pub const PROOF_WAIT: Duration = Duration::from_secs(3);
+
 /// What an agent gets when it takes over a runner.
 #[derive(Debug)]
 pub struct Attached {
     /// Every attempt this host knows, running or ended, that was not forgotten.
     pub held: Vec<Held>,
-    /// Ends from now on.
+    /// Ends from now on: once for an attempt that leaves nothing behind, else first with what lingers and then without.
     pub ends: mpsc::Receiver<(AttemptId, Ended)>,
 }
 
@@ -67,6 +73,8 @@ pub trait Runner: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Bytes, RunnerError>>;
     /// Forgets ended attempts whose end and output are safe elsewhere.
     fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>>;
+    /// The live processes of an attempt, at most a few.
+    fn processes(&self, id: AttemptId) -> BoxFuture<'_, Vec<i32>>;
     /// The process below which everything of an attempt lives; none when it is unknown.
     fn root_process(&self, id: &AttemptId) -> Option<i32>;
 }

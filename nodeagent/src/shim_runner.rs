@@ -3,6 +3,8 @@
 //! One task (`Driver`) owns the spawner and everything that is in flight; callers talk to it through a bounded channel.
 //! Stops and output need no state and go straight to the ledger's files.
 
+mod look;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -15,18 +17,19 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::attempt::{AttemptId, Ended, Held, StartRequest};
 use crate::ledger::Ledger;
-use crate::ledger::adopt::{Found, adopt};
+use crate::ledger::adopt::{Found, gather};
 use crate::ledger::journal::Journal;
 use crate::ledger::spares::{Spare, Spares};
-use crate::runner::{Attached, Runner, RunnerError};
+use crate::runner::{Attached, PROOF_WAIT, Runner, RunnerError};
 use crate::shim::cgroup::{Cgroup, Cgroups};
 use crate::shim::command::owner;
-use crate::shim::record::Record;
-use crate::shim::{SHIM_EXISTS, SHIM_NO_RECORD, SHIM_OK, ShimRequest};
+use crate::shim::{SHIM_OK, ShimRequest};
 use crate::spawner::{MOST_FRAME_BYTES, News, Spawner};
+use look::{Ending, ending, look};
 
 /// Starts that wait for the spawner.
 const COMMAND_QUEUE: usize = 256;
@@ -39,7 +42,7 @@ const SWEEP_PERIOD: Duration = Duration::from_hours(1);
 /// How often the trash is emptied, and how many forgotten attempts do not wait for that.
 const TRASH_PERIOD: Duration = Duration::from_secs(15);
 const MOST_TRASH: usize = 4096;
-/// Pause before what a dead shim left behind is looked at again.
+/// Pause before what a dead shim left behind is looked at again, and before what lives shims say of it.
 const LINGER_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a spawner that died is started again.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(200);
@@ -114,36 +117,15 @@ impl ShimRunner {
             let _ = (&mut before.driver).await;
         }
         let data_dir = self.data_dir.clone();
-        let (ledger, journal, found) = blocking(move || {
+        let (ledger, journal, found, noted) = blocking(move || {
             let ledger = Ledger::open(&data_dir)?;
             let journal = Journal::open(ledger.journal_path())
                 .map_err(RunnerError::host("open the journal of ends"))?;
-            let ids = ledger
-                .scan()
-                .map_err(RunnerError::host("read the folder of attempts"))?;
-            let mut found = Vec::with_capacity(ids.len());
-            for id in ids {
-                let one = match journal.held().get(&id) {
-                    // What was made durable stays true, whatever a power cut did to the record.
-                    Some(ended) => {
-                        let record = ledger.record(&id).ok().flatten().unwrap_or_default();
-                        let mut held = crate::ledger::held(id, record);
-                        held.ended = Some(ended.clone());
-                        Found::Ended(held)
-                    }
-                    None => adopt(&ledger, &id).map_err(RunnerError::host("adopt an attempt"))?,
-                };
-                found.push(one);
-            }
-            for (id, ended) in journal.held() {
-                // A power cut may have taken the directory; the end was made durable before.
-                if !found.iter().any(|one| one.id() == id) {
-                    let mut held = crate::ledger::held(id.clone(), Record::default());
-                    held.ended = Some(ended.clone());
-                    found.push(Found::Ended(held));
-                }
-            }
-            Ok::<_, RunnerError>((ledger, journal, found))
+            let found = gather(&ledger, &journal)?;
+            let noted = ledger
+                .lingering()
+                .map_err(RunnerError::host("read the folder of lingering attempts"))?;
+            Ok::<_, RunnerError>((ledger, journal, found, noted))
         })
         .await?;
         let cgroups = match Cgroup::find(self.cgroups) {
@@ -166,6 +148,8 @@ impl ShimRunner {
             forked: BTreeMap::new(),
             spares: Spares::default(),
             watched: JoinSet::new(),
+            noted: noted.into_iter().collect(),
+            undying: BTreeMap::new(),
             waiting: Vec::new(),
             forgotten: BTreeSet::new(),
             trashed: 1,
@@ -269,6 +253,16 @@ impl Runner for ShimRunner {
         .boxed()
     }
 
+    fn processes(&self, id: AttemptId) -> BoxFuture<'_, Vec<i32>> {
+        async move {
+            match self.ledger() {
+                Ok(ledger) => blocking(move || ledger.processes(&id)).await,
+                Err(_) => Vec::new(),
+            }
+        }
+        .boxed()
+    }
+
     fn root_process(&self, id: &AttemptId) -> Option<i32> {
         let ledger = self.ledger().ok()?;
         let record = ledger.record(id).ok()??;
@@ -282,16 +276,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-/// Why an attempt is looked at.
-enum Ending {
-    /// Its record should be complete.
-    Recorded,
-    /// Its shim left no complete record, or none that is ours.
-    Unclear,
-    /// It never started.
-    NotStarted(String),
 }
 
 struct Driver {
@@ -309,6 +293,10 @@ struct Driver {
     spares: Spares,
     /// Shims of earlier spawners, and what shims that were killed left behind.
     watched: JoinSet<AttemptId>,
+    /// Attempts whose living shims said that something lingers.
+    noted: BTreeSet<AttemptId>,
+    /// Attempts of dead shims of which something lingers: since when that is known, until it is told.
+    undying: BTreeMap<AttemptId, Option<Instant>>,
     waiting: Vec<(AttemptId, Ending)>,
     forgotten: BTreeSet<AttemptId>,
     /// Attempts in the trash since it was emptied last.
@@ -329,6 +317,7 @@ struct Group {
     journal: Journal,
     ended: Vec<(AttemptId, Ended)>,
     running: Vec<(AttemptId, std::os::fd::OwnedFd)>,
+    /// Of dead shims.
     lingering: Vec<AttemptId>,
     failed: Vec<(AttemptId, Ending)>,
     spares: Vec<Spare>,
@@ -361,6 +350,8 @@ impl Driver {
         let mut news = listen(receiver);
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
         let mut trash = tokio::time::interval(TRASH_PERIOD);
+        let mut notes = tokio::time::interval(LINGER_PAUSE);
+        notes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.start_group();
             tokio::select! {
@@ -391,6 +382,7 @@ impl Driver {
                     None => return,
                 },
                 Some(_) = self.emptying.join_next(), if !self.emptying.is_empty() => {}
+                _ = notes.tick() => self.read_notes().await,
                 _ = trash.tick() => self.empty_trash(),
                 _ = sweep.tick() => {
                     let ledger = Arc::clone(&self.ledger);
@@ -400,6 +392,21 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Hears from living shims what lingers.
+    async fn read_notes(&mut self) {
+        let ledger = Arc::clone(&self.ledger);
+        match blocking(move || ledger.lingering()).await {
+            Ok(found) => {
+                for id in found {
+                    if self.noted.insert(id.clone()) {
+                        self.waiting.push((id, Ending::Noted));
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "failed to read the folder of lingering attempts"),
         }
     }
 
@@ -515,12 +522,11 @@ impl Driver {
             for (id, ending) in waiting {
                 match look(&ledger, &id, &ending) {
                     Ok(Found::Ended(Held { ended: Some(end), .. })) => ended.push((id, end)),
+                    // A note of an attempt that is forgotten.
+                    Ok(Found::Ended(_)) if matches!(ending, Ending::Noted) => {}
                     Ok(Found::Ended(_)) => failed.push((id, Ending::Unclear)),
                     Ok(Found::Running { shim, .. }) => running.push((id, shim)),
-                    Ok(Found::Lingering(_)) => {
-                        tracing::warn!(attempt = %id, "what a killed shim left behind is not dead yet");
-                        lingering.push(id);
-                    }
+                    Ok(Found::Lingering(_)) => lingering.push(id),
                     Err(error) => {
                         tracing::error!(%error, attempt = %id, "failed to read an attempt's record");
                         failed.push((id, ending));
@@ -586,6 +592,14 @@ impl Driver {
             self.drop_spare(too_many);
         }
         for id in group.lingering {
+            let since = self
+                .undying
+                .entry(id.clone())
+                .or_insert_with(|| Some(Instant::now()));
+            if since.is_some_and(|since| since.elapsed() >= PROOF_WAIT) {
+                *since = None;
+                self.waiting.push((id.clone(), Ending::Undying));
+            }
             self.look_again(id);
         }
         for (id, shim) in group.running {
@@ -595,56 +609,23 @@ impl Driver {
             }
         }
         for end in group.ended {
+            if let Some(pids) = &end.1.lingering {
+                tracing::warn!(attempt = %end.0, ?pids, "an attempt has ended, and processes of it have not");
+            } else {
+                self.undying.remove(&end.0);
+                if self.noted.remove(&end.0) {
+                    let (ledger, id) = (Arc::clone(&self.ledger), end.0.clone());
+                    let cleared = blocking(move || ledger.clear_lingering(&id)).await;
+                    if let Err(error) = cleared {
+                        tracing::warn!(%error, attempt = %end.0, "failed to clear the note of what lingered");
+                    }
+                }
+            }
             if self.ends.send(end).await.is_err() {
                 return false;
             }
         }
         true
-    }
-}
-
-/// What the end of a shim means.
-fn ending(status: i32) -> Ending {
-    match status {
-        SHIM_OK => Ending::Recorded,
-        // Another shim took the gate, or a signal killed this one: the record tells.
-        SHIM_EXISTS => Ending::Unclear,
-        status if status < 0 => Ending::Unclear,
-        status if status >= SHIM_NO_RECORD => {
-            let error = io::Error::from_raw_os_error(status - SHIM_NO_RECORD);
-            Ending::NotStarted(format!("the attempt's record could not be made: {error}"))
-        }
-        status => Ending::NotStarted(format!("the shim refused the request (status {status})")),
-    }
-}
-
-fn look(ledger: &Ledger, id: &AttemptId, ending: &Ending) -> io::Result<Found> {
-    match ending {
-        Ending::Recorded => {
-            let record = ledger.record(id)?.unwrap_or_default();
-            if record.emptied {
-                Ok(Found::Ended(crate::ledger::held(id.clone(), record)))
-            } else {
-                adopt(ledger, id)
-            }
-        }
-        Ending::Unclear => {
-            // Where there is no gate yet, it is taken now, so that the attempt cannot start behind our back.
-            ledger.seal(id)?;
-            adopt(ledger, id)
-        }
-        Ending::NotStarted(reason) => Ok(Found::Ended(Held {
-            id: id.clone(),
-            namespace: String::new(),
-            name: String::new(),
-            grace_secs: 0,
-            charge: crate::attempt::Charge::default(),
-            ended: Some(Ended {
-                finished_micros: Some(crate::shim::now_micros()),
-                start_error: Some(reason.clone()),
-                ..Ended::default()
-            }),
-        })),
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `signal=N` | ends by the signal |
 //! | `trap=CODE` | from here on TERM ends it with the code instead of by signal 15 |
 //! | `ignore-term` | from here on only KILL ends it |
+//! | `linger=SECS` | whatever ends it, something of it stays that long and cannot be killed |
 //! | `fail-start=TEXT` | cannot be started, for the reason TEXT |
 //!
 //! Any other command runs one second and ends with code 0.
@@ -30,10 +31,12 @@ use tokio::time::Instant;
 
 use crate::agent::Clock;
 use crate::attempt::{AttemptId, Ended, Held, Program, SignalCause, StartRequest};
-use crate::runner::{Attached, Runner, RunnerError};
+use crate::runner::{Attached, PROOF_WAIT, Runner, RunnerError};
 
 /// Ends that wait for the agent.
 const END_QUEUE: usize = 4096;
+/// The process that stays of an attempt which lingers.
+const LINGERING_PID: i32 = 666;
 const TERM: i32 = 15;
 const KILL: i32 = 9;
 
@@ -69,6 +72,7 @@ enum Step {
     Trap(i32),
     IgnoreTerm,
     FailStart(String),
+    Linger(Duration),
 }
 
 impl SimRunner {
@@ -158,6 +162,7 @@ impl Runner for SimRunner {
                 power: machine.power,
                 trap: None,
                 ignores_term: false,
+                linger: Duration::ZERO,
             };
             machine.tasks.spawn(life.run(steps));
             while machine.tasks.try_join_next().is_some() {}
@@ -213,6 +218,18 @@ impl Runner for SimRunner {
         .boxed()
     }
 
+    fn processes(&self, id: AttemptId) -> BoxFuture<'_, Vec<i32>> {
+        let lives = {
+            let machine = lock(&self.machine);
+            let simulated = machine.attempts.get(&id);
+            simulated.is_some_and(|simulated| {
+                let ended = simulated.held.ended.as_ref();
+                ended.is_none_or(|ended| ended.lingering.is_some())
+            })
+        };
+        async move { lives.then_some(LINGERING_PID).into_iter().collect() }.boxed()
+    }
+
     fn root_process(&self, _: &AttemptId) -> Option<i32> {
         None
     }
@@ -229,6 +246,7 @@ struct Life {
     power: u64,
     trap: Option<i32>,
     ignores_term: bool,
+    linger: Duration,
 }
 
 impl Life {
@@ -239,6 +257,19 @@ impl Life {
         };
         self.live(steps, &mut ended).await;
         ended.finished_micros = Some(self.micros());
+        if self.linger > PROOF_WAIT {
+            tokio::time::sleep(PROOF_WAIT).await;
+            ended.lingering = Some(vec![LINGERING_PID]);
+            self.tell(ended.clone()).await;
+            ended.lingering = None;
+            tokio::time::sleep(self.linger.saturating_sub(PROOF_WAIT)).await;
+        } else if !self.linger.is_zero() {
+            tokio::time::sleep(self.linger).await;
+        }
+        self.tell(ended).await;
+    }
+
+    async fn tell(&self, ended: Ended) {
         let sender = {
             let mut machine = lock(&self.machine);
             if machine.power != self.power {
@@ -252,7 +283,7 @@ impl Life {
         };
         if let Some(sender) = sender {
             // An agent that is gone hears of it from the next attach.
-            let _ = sender.send((self.id, ended)).await;
+            let _ = sender.send((self.id.clone(), ended)).await;
         }
     }
 
@@ -280,6 +311,7 @@ impl Life {
                 }
                 Step::Trap(code) => self.trap = Some(code),
                 Step::IgnoreTerm => self.ignores_term = true,
+                Step::Linger(time) => self.linger = time,
                 Step::FailStart(reason) => {
                     ended.start_error = Some(reason);
                     ended.started_micros = None;
@@ -378,6 +410,9 @@ fn step(word: &str, draw: &mut StdRng) -> Option<Step> {
         "exit" => value.parse().ok().map(Step::Exit),
         "signal" => value.parse().ok().map(Step::Signal),
         "trap" => value.parse().ok().map(Step::Trap),
+        "linger" => Duration::try_from_secs_f64(value.parse().ok()?)
+            .ok()
+            .map(Step::Linger),
         "ignore-term" => Some(Step::IgnoreTerm),
         "fail-start" => Some(Step::FailStart(value.to_owned())),
         _ => None,

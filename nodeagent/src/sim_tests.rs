@@ -159,3 +159,25 @@ async fn a_power_cut_leaves_nothing() {
     let attached = machine.attach().await.expect("always");
     assert!(attached.held.is_empty());
 }
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn what_lingers_is_told_with_the_end_and_its_going_by_itself() {
+    let machine = machine();
+    let mut attached = machine.attach().await.expect("always");
+    let request = request("u", &["sim", "linger=60", "sleep=5", "exit=3"]);
+    let id = request.id.clone();
+    machine.start(request).await.expect("always");
+    let (_, first) = attached.ends.recv().await.expect("it ends");
+    assert_eq!((first.code, seconds(&first)), (Some(3), 5));
+    assert_eq!(first.lingering, Some(machine.processes(id.clone()).await));
+    let attached = machine.attach().await.expect("always");
+    assert_eq!(attached.held[0].ended, Some(first.clone()));
+    let mut ends = attached.ends;
+    let (_, last) = ends.recv().await.expect("it goes");
+    let expected = Ended {
+        lingering: None,
+        ..first
+    };
+    assert_eq!(last, expected);
+    assert!(machine.processes(id).await.is_empty());
+}

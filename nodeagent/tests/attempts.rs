@@ -3,6 +3,8 @@
 #[path = "attempts/cgroups.rs"]
 mod cgroups;
 mod common;
+#[path = "attempts/lingering.rs"]
+mod lingering;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -208,6 +208,14 @@ mod tests {
                 vec!["let go"],
             ),
             (
+                "deleted after its end, and something of it is left",
+                job("a")
+                    .running("n")
+                    .deleting()
+                    .status(|s| s.outcome = Some(Outcome::Failed)),
+                vec![],
+            ),
+            (
                 "deleted, ended and lost",
                 job("a")
                     .running("n")

@@ -30,17 +30,22 @@ pub(super) struct Observed<'a> {
 
 pub(super) fn decide(observed: &Observed<'_>) -> Plan {
     let job = observed.job;
-    let Some(status) = job
-        .status
-        .as_ref()
-        .filter(|status| status.outcome.is_none())
-    else {
+    let Some(status) = &job.status else {
         return Plan::nothing();
     };
     let Some(binding) = phase::held_binding(status) else {
         return Plan::nothing();
     };
     match phase::current_claim(status) {
+        // Its end is told, and only its slots are still held.
+        Some(claim) if status.outcome.is_some() => {
+            let node = observed.node.filter(|node| seen(node) == Seen::Yes);
+            match node {
+                Some(node) if is_of_another_boot(node, claim) => rebooted(observed, status, claim),
+                _ => Plan::nothing(),
+            }
+        }
+        None if status.outcome.is_some() => Plan::nothing(),
         None => {
             let next = unclaimed(observed, status, binding);
             Plan::of(next.and_then(|next| Op::job_status(job, next)))
@@ -77,7 +82,7 @@ fn claimed(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
     let Some(node) = observed.node.filter(|node| seen(node) == Seen::Yes) else {
         return Plan::nothing();
     };
-    if boot_id(node).is_some_and(|boot| boot != claim.boot_id) && status.finish_time.is_none() {
+    if is_of_another_boot(node, claim) {
         return rebooted(observed, status, claim);
     }
     let mut next = status.clone();
@@ -106,9 +111,10 @@ fn silence(claim: &Claim, status: &JobStatus) -> String {
     }
 }
 
-fn boot_id(node: &Node) -> Option<&str> {
-    let info = node.status.as_ref()?.info.as_ref()?;
-    (!info.boot_id.is_empty()).then_some(info.boot_id.as_str())
+/// Was the node started anew since the claim?
+fn is_of_another_boot(node: &Node, claim: &Claim) -> bool {
+    let info = node.status.as_ref().and_then(|status| status.info.as_ref());
+    info.is_some_and(|info| !info.boot_id.is_empty() && info.boot_id != claim.boot_id)
 }
 
 /// The node runs again under a new boot id, so nothing of this attempt is left.
@@ -119,6 +125,16 @@ fn rebooted(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan 
         return Plan::wake(due);
     }
     let mut next = status.clone();
+    let release = Release {
+        attempt: status.attempt,
+        time: Some(MicroTime(observed.now)),
+        lost: false,
+    };
+    if status.outcome.is_some() || status.finish_time.is_some() {
+        // How it ended is known; that nothing is left of it is known now.
+        next.release = Some(release);
+        return Plan::of(Op::job_status(observed.job, next));
+    }
     let reason = format!("node {} was restarted", claim.node_name);
     let on_node_lost = status
         .effective
@@ -137,11 +153,7 @@ fn rebooted(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan 
             Outcome::Lost
         });
         next.finish_time = Some(MicroTime(observed.now));
-        next.release = Some(Release {
-            attempt: status.attempt,
-            time: Some(MicroTime(observed.now)),
-            lost: false,
-        });
+        next.release = Some(release);
         next.message = Some(format!("{reason} while the job ran"));
     }
     Plan::of(Op::job_status(observed.job, next))
@@ -341,6 +353,35 @@ mod tests {
         ];
         for (name, builder, node, expected) in rows {
             assert_eq!(story(builder, node, 500), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_restart_releases_what_had_ended_and_not_gone() {
+        let ended = |outcome| {
+            job("a").running("n").status(move |status| {
+                status.finish_time = Some(MicroTime(at(5)));
+                status.outcome = outcome;
+            })
+        };
+        let new_boot = node("True", "boot-2");
+        let silent = node("Unknown", "boot-2");
+        for (outcome, phase) in [(None, "Stopping"), (Some(Outcome::Failed), "Failed")] {
+            assert_eq!(story(ended(outcome), Some(&new_boot), 500), [phase]);
+            let builder = ended(outcome);
+            let plan = decide(&Observed {
+                job: &builder.build(),
+                parent: None,
+                node: Some(&new_boot),
+                boot_seen: Some(at(100)),
+                now: at(500),
+            });
+            let next = applied(&plan).unwrap();
+            assert!(phase::held_binding(next.status.as_ref().unwrap()).is_none());
+        }
+        let same_boot = node("True", "boot-1");
+        for node in [&silent, &same_boot] {
+            assert!(story(ended(Some(Outcome::Failed)), Some(node), 500).is_empty());
         }
     }
 

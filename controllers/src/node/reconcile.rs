@@ -143,7 +143,6 @@ impl Controller for NodeLife {
                 let status = delta.new.as_ref().and_then(|job| job.status.as_ref());
                 let binding = status.and_then(phase::held_binding);
                 if let (Some(status), Some(binding)) = (status, binding)
-                    && status.outcome.is_none()
                     && self.is_remarkable(status, binding, world)
                 {
                     wanted.job(&delta.key);

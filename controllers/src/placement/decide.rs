@@ -237,6 +237,13 @@ mod tests {
                 "holds",
             ),
             (
+                "ended, and not released",
+                admitted(job("a"))
+                    .running("n")
+                    .status(|s| s.outcome = Some(Outcome::Succeeded)),
+                "holds",
+            ),
+            (
                 "released",
                 admitted(job("a")).running("n").status(|status| {
                     status.release = Some(Release {

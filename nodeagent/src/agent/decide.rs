@@ -6,6 +6,8 @@
 //!   current attempt, and nothing of that attempt is known here.
 //! - Only "gone", another node or another attempt stops a process that nobody asked to stop; not knowing never does.
 //! - An end is reported until the server's copy says so, and an attempt is let go only then.
+//! - The release is written once nothing of the attempt is left: with the end as a rule, and by itself where a process
+//!   took longer to die than the end should wait for.
 
 use crds::job::OnNodeLost;
 use crds::job_status::{Claim, JobStatus, Release, Stop, StopReason, Usage};
@@ -45,7 +47,12 @@ pub(crate) struct Local<'a> {
 pub(crate) enum LocalState<'a> {
     /// It runs, or is about to; with the time of KILL if a stop was passed on.
     Active { kill_at: Option<Timestamp> },
-    /// It ended. `report` is false while the last of its output is still being sent.
+    /// It ended, and something of it is still there.
+    Lingering {
+        ended: &'a Ended,
+        usage: Option<&'a Usage>,
+    },
+    /// It ended and nothing is left of it. `report` is false while the last of its output is still being sent.
     Ended {
         ended: &'a Ended,
         usage: Option<&'a Usage>,
@@ -95,6 +102,8 @@ pub(crate) enum Write {
     Refuse,
     /// An attempt ended, or ends without having run.
     End,
+    /// Nothing is left of an attempt whose end is written.
+    Release,
 }
 
 /// What to do, and when to look again without any news.
@@ -121,7 +130,8 @@ pub(crate) fn decide(observed: &Observed<'_>) -> Plan {
                 .binding
                 .as_ref()
                 .is_some_and(|binding| binding.node_name == observed.node_name);
-            let current = (bound && status.outcome.is_none()).then_some(status.attempt);
+            let held = bound && phase::held_binding(&status).is_some();
+            let current = (bound && (status.outcome.is_none() || held)).then_some(status.attempt);
             let mut plan = Plan {
                 actions: abandon(observed, current, true),
                 look_again: None,
@@ -142,7 +152,8 @@ fn abandon(observed: &Observed<'_>, current: Option<u32>, keep_output: bool) -> 
         .filter(|local| Some(local.attempt) != current);
     others
         .filter_map(|local| match local.state {
-            LocalState::Active { kill_at: Some(_) } => None,
+            // What lingers is killed by its shim until it is gone.
+            LocalState::Active { kill_at: Some(_) } | LocalState::Lingering { .. } => None,
             LocalState::Active { kill_at: None } => Some(Action::Stop {
                 attempt: local.attempt,
                 kill_at: grace_end(observed, Some(local)),
@@ -155,13 +166,14 @@ fn abandon(observed: &Observed<'_>, current: Option<u32>, keep_output: bool) -> 
         .collect()
 }
 
-/// The current attempt of a job that is bound here and has not ended.
+/// The current attempt of a job that is bound here and has not ended, or is not yet released.
 fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, plan: &mut Plan) {
     let attempt = status.attempt;
     let reported = status
         .release
         .as_ref()
         .is_some_and(|release| release.attempt == attempt);
+    let told = status.outcome.is_some() || status.finish_time.is_some();
     let stop = phase::current_stop(status);
     let local = observed
         .locals
@@ -172,13 +184,21 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
             attempt,
             keep_output: true,
         }),
+        Some(LocalState::Ended { ended, usage, .. }) if told => {
+            let next = release(observed, status, ended, usage);
+            plan.actions
+                .push(Action::Write(Write::Release, Box::new(next)));
+        }
+        Some(LocalState::Lingering { .. }) if told => {}
         Some(LocalState::Ended { report: false, .. }) => {}
-        Some(LocalState::Ended { ended, usage, .. }) => {
+        Some(LocalState::Ended { ended, usage, .. } | LocalState::Lingering { ended, usage }) => {
             let next = end(observed, job, status, ended, usage);
             plan.actions.push(Action::Write(Write::End, Box::new(next)));
         }
         Some(LocalState::Active { kill_at }) => {
-            let own = observed.stop_all.then(|| grace_end(observed, local));
+            // It ends with this agent, or somebody else ended the job while it runs.
+            let due = observed.stop_all || (status.outcome.is_some() && kill_at.is_none());
+            let own = due.then(|| grace_end(observed, local));
             let wanted = stop
                 .map(|stop| stop.deadline.0)
                 .into_iter()
@@ -193,7 +213,7 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
                 });
             }
         }
-        None if reported || status.finish_time.is_some() => {}
+        None if reported || told => {}
         None => match phase::current_claim(status) {
             // The watch may lag behind what this agent itself wrote, so nothing starts on its word.
             Some(_) if !fresh => plan.actions.push(Action::Read),
@@ -346,11 +366,7 @@ fn end(
     next.exit_code = ended.code;
     next.signal = ended.signal;
     next.usage = merged_usage(usage, ended);
-    next.release = Some(Release {
-        attempt,
-        time: Some(micro(observed.now)),
-        lost: ended.lost.is_some(),
-    });
+    next.release = proof(observed, attempt, ended);
     next.outcome = if ended.lost.is_some() && followed_up(&next) {
         None
     } else {
@@ -362,7 +378,58 @@ fn end(
         (Some(lost), _) => Some(lost.clone()),
         (None, _) => Some(phase::terminal_message(&next, &exit)),
     };
+    if let Some(pids) = &ended.lingering {
+        next.message = Some(with_rest(next.message, pids));
+    }
     next
+}
+
+/// The status once nothing is left of an attempt whose end is written: what was told of the end stays told.
+fn release(
+    observed: &Observed<'_>,
+    status: &JobStatus,
+    ended: &Ended,
+    usage: Option<&Usage>,
+) -> JobStatus {
+    let mut next = status.clone();
+    next.usage = merged_usage(usage.or(status.usage.as_ref()), ended);
+    next.release = proof(observed, status.attempt, ended);
+    next.message = next.message.and_then(without_rest);
+    next.phase = Some(phase::derive(&next));
+    next
+}
+
+/// The proof that nothing of the attempt is left, if it is there.
+fn proof(observed: &Observed<'_>, attempt: u32, ended: &Ended) -> Option<Release> {
+    ended.lingering.is_none().then(|| Release {
+        attempt,
+        time: Some(micro(observed.now)),
+        lost: ended.lost.is_some(),
+    })
+}
+
+/// Words that begin what is said of the processes that are left.
+const REST: &str = "not dead yet, so what it was given is not free: ";
+
+fn with_rest(message: Option<String>, pids: &[i32]) -> String {
+    let pids: Vec<String> = pids.iter().map(|pid| format!("process {pid}")).collect();
+    let rest = if pids.is_empty() {
+        "something of it".to_owned()
+    } else {
+        pids.join(", ")
+    };
+    match message {
+        Some(message) => format!("{message}; {REST}{rest}"),
+        None => format!("{REST}{rest}"),
+    }
+}
+
+fn without_rest(message: String) -> Option<String> {
+    match message.find(REST) {
+        Some(0) => None,
+        Some(from) => Some(message[..from].trim_end_matches("; ").to_owned()),
+        None => Some(message),
+    }
 }
 
 /// May an attempt whose end nobody saw have a sequel? Then a lifecycle controller decides on it: the job is to run again
@@ -399,6 +466,9 @@ fn micro(time: Timestamp) -> MicroTime {
     MicroTime(time)
 }
 
+#[cfg(test)]
+#[path = "decide_release_tests.rs"]
+mod release_tests;
 #[cfg(test)]
 #[path = "decide_tests.rs"]
 mod tests;

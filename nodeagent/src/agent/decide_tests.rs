@@ -9,11 +9,11 @@ const NOW: &str = "2026-01-01T00:01:00Z";
 const ME: &str = "n1";
 const BOOT: &str = "boot-1";
 
-fn time(text: &str) -> Timestamp {
+pub(super) fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
 }
 
-fn job(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
+pub(super) fn job(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
     let mut spec = JobSpec::default();
     let mut status = JobStatus {
         attempt: 2,
@@ -40,7 +40,7 @@ fn claim(boot_id: &str, attempt: u32) -> Claim {
     }
 }
 
-fn stop(reason: StopReason, deadline: &str) -> Stop {
+pub(super) fn stop(reason: StopReason, deadline: &str) -> Stop {
     Stop {
         attempt: 2,
         reason,
@@ -50,14 +50,14 @@ fn stop(reason: StopReason, deadline: &str) -> Stop {
     }
 }
 
-fn claimed(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
+pub(super) fn claimed(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
     job(|spec, status| {
         status.claim = Some(claim(BOOT, 2));
         change(spec, status);
     })
 }
 
-fn active(attempt: u32, kill_at: Option<&str>) -> Local<'static> {
+pub(super) fn active(attempt: u32, kill_at: Option<&str>) -> Local<'static> {
     Local {
         attempt,
         grace_secs: 30,
@@ -67,7 +67,7 @@ fn active(attempt: u32, kill_at: Option<&str>) -> Local<'static> {
     }
 }
 
-fn ended(attempt: u32, ended: &Ended) -> Local<'_> {
+pub(super) fn ended(attempt: u32, ended: &Ended) -> Local<'_> {
     Local {
         attempt,
         grace_secs: 30,
@@ -79,7 +79,7 @@ fn ended(attempt: u32, ended: &Ended) -> Local<'_> {
     }
 }
 
-fn observed<'a>(seen: Seen<'a>, locals: Vec<Local<'a>>) -> Observed<'a> {
+pub(super) fn observed<'a>(seen: Seen<'a>, locals: Vec<Local<'a>>) -> Observed<'a> {
     Observed {
         node_name: ME,
         boot_id: BOOT,
@@ -92,16 +92,16 @@ fn observed<'a>(seen: Seen<'a>, locals: Vec<Local<'a>>) -> Observed<'a> {
     }
 }
 
-fn fresh(job: &Job) -> Seen<'_> {
+pub(super) fn fresh(job: &Job) -> Seen<'_> {
     Seen::Job { job, fresh: true }
 }
 
-fn stale(job: &Job) -> Seen<'_> {
+pub(super) fn stale(job: &Job) -> Seen<'_> {
     Seen::Job { job, fresh: false }
 }
 
 /// The plan in words, for comparison.
-fn words(observed: &Observed<'_>) -> Vec<String> {
+pub(super) fn words(observed: &Observed<'_>) -> Vec<String> {
     let words = |action: Action| match action {
         Action::Read => "read".to_owned(),
         Action::Start { attempt } => format!("start {attempt}"),
@@ -118,7 +118,7 @@ fn words(observed: &Observed<'_>) -> Vec<String> {
     decide(observed).actions.into_iter().map(words).collect()
 }
 
-fn exit(code: i32) -> Ended {
+pub(super) fn exit(code: i32) -> Ended {
     Ended {
         started_micros: Some(1_000_000),
         finished_micros: Some(2_000_000),
@@ -368,7 +368,7 @@ fn a_plan_that_was_carried_out_needs_no_other() {
         after.status = Some(*next);
         let locals = match write {
             Write::Claim => vec![active(2, None)],
-            Write::End | Write::Refuse => Vec::new(),
+            Write::End | Write::Refuse | Write::Release => Vec::new(),
         };
         assert_eq!(
             words(&observed(fresh(&after), locals)),

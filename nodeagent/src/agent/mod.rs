@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::AttemptId;
@@ -99,6 +100,8 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) facts: node::Facts,
     board: Mutex<Board>,
+    /// Rung when what lingers has changed.
+    pub(crate) lingering_changed: Notify,
 }
 
 /// What the node's part and the jobs' part tell each other.
@@ -106,6 +109,8 @@ pub(crate) struct Context {
 struct Board {
     capacity: Capacity,
     running: Vec<AttemptId>,
+    /// Ended attempts of which something is left, with the cards that it holds.
+    lingering: Vec<(AttemptId, Vec<String>)>,
     /// Most GPU memory that each running attempt was seen with, by card.
     peaks: BTreeMap<AttemptId, BTreeMap<String, u64>>,
 }
@@ -141,6 +146,22 @@ impl Context {
     /// The attempts that run here now.
     pub(crate) fn running(&self) -> Vec<AttemptId> {
         self.board(|board| board.running.clone())
+    }
+
+    fn set_lingering(&self, lingering: Vec<(AttemptId, Vec<String>)>) {
+        let changed = self.board(|board| {
+            let changed = board.lingering != lingering;
+            board.lingering = lingering;
+            changed
+        });
+        if changed {
+            self.lingering_changed.notify_one();
+        }
+    }
+
+    /// Ended attempts of which something is left, with the cards that it holds.
+    pub(crate) fn lingering(&self) -> Vec<(AttemptId, Vec<String>)> {
+        self.board(|board| board.lingering.clone())
     }
 
     /// Notes the peaks that were read.
@@ -179,8 +200,10 @@ pub async fn run(
                 gpus: BTreeMap::new(),
             },
             running: Vec::new(),
+            lingering: Vec::new(),
             peaks: BTreeMap::new(),
         }),
+        lingering_changed: Notify::new(),
         client,
         options,
         facts,

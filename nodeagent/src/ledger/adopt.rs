@@ -1,5 +1,6 @@
 //! Taking over an attempt that another agent started: by lifetime lock, pidfd and record, never by waitpid.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,15 +9,16 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::Ledger;
-use crate::attempt::{AttemptId, Held};
+use super::journal::Journal;
+use crate::attempt::{AttemptId, Ended, Held};
+use crate::runner::RunnerError;
+use crate::shim::cgroup::Cgroup;
 use crate::shim::now_micros;
 use crate::shim::record::{self, Line, Record};
 use crate::shim::tree::{self, ProcessId};
 
-/// How often the remains of an attempt whose shim was killed are killed, before the agent goes on without proof.
-const KILL_ROUNDS: u32 = 1500;
-/// The same where a cgroup can prove that they are gone: after that the agent does other work and comes back.
-const PROVEN_ROUNDS: u32 = 5;
+/// How often the remains of an attempt whose shim was killed are killed, before the agent does other work and comes back.
+const KILL_ROUNDS: u32 = 5;
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 
 /// What was found of an attempt.
@@ -40,6 +42,62 @@ impl Found {
             Self::Running { held, .. } | Self::Lingering(held) | Self::Ended(held) => &held.id,
         }
     }
+
+    /// What was told of the end before stays told, whatever else was found.
+    pub(crate) fn keep_to(&mut self, told: &Ended) {
+        match self {
+            Self::Running { held, .. } | Self::Lingering(held) => held.ended = Some(told.clone()),
+            Self::Ended(held) => {
+                let found = held.ended.take().unwrap_or_default();
+                held.ended = Some(Ended {
+                    lingering: None,
+                    cpu_millis: found.cpu_millis,
+                    peak_memory_bytes: found.peak_memory_bytes,
+                    ..told.clone()
+                });
+            }
+        }
+    }
+}
+
+/// Looks at every attempt of this host. Blocks as [`adopt`] does.
+pub(crate) fn gather(ledger: &Ledger, journal: &Journal) -> Result<Vec<Found>, RunnerError> {
+    let ids = ledger
+        .scan()
+        .map_err(RunnerError::host("read the folder of attempts"))?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let one = match journal.held().get(&id) {
+            // What was made durable stays true, whatever a power cut did to the record.
+            Some(ended) if ended.lingering.is_none() => {
+                let record = ledger.record(&id).ok().flatten().unwrap_or_default();
+                let mut held = super::held(id, record);
+                held.ended = Some(ended.clone());
+                Found::Ended(held)
+            }
+            told => {
+                let mut one = adopt(ledger, &id).map_err(RunnerError::host("adopt an attempt"))?;
+                if let Some(told) = told {
+                    one.keep_to(told);
+                }
+                one
+            }
+        };
+        found.push(one);
+    }
+    let scanned: BTreeSet<AttemptId> = found.iter().map(|one| one.id().clone()).collect();
+    for (id, ended) in journal.held() {
+        // A power cut may have taken the directory; the end was made durable before. Nothing survives it.
+        if !scanned.contains(id) {
+            let mut held = super::held(id.clone(), Record::default());
+            held.ended = Some(Ended {
+                lingering: None,
+                ..ended.clone()
+            });
+            found.push(Found::Ended(held));
+        }
+    }
+    Ok(found)
 }
 
 /// Looks at one attempt. Blocks while it kills what a dead shim left behind.
@@ -75,24 +133,17 @@ pub(crate) fn adopt(ledger: &Ledger, id: &AttemptId) -> io::Result<Found> {
 }
 
 /// Ends an attempt whose shim is dead: kills what is left of it and writes down what is known. False, with nothing
-/// written, when something in its cgroup would not die yet.
+/// written, when something of it would not die yet.
 fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<bool> {
-    if !kill_remains(id, record) && record.cgroup.is_some() {
+    if !kill_remains(id, record) {
         return Ok(false);
     }
     let micros = now_micros();
     let mut lines = Vec::new();
     if !record.exited {
-        let reason = if is_of_another_boot(record) {
-            "the node was started anew while the attempt ran"
-        } else if record.shim.is_some() {
-            "the shim that held the process was killed, so its exit is unknown"
-        } else {
-            "the attempt was prepared and never started"
-        };
         lines.push(Line::Lost {
             micros,
-            reason: reason.to_owned(),
+            reason: loss(record).to_owned(),
         });
     }
     lines.push(Line::Emptied {
@@ -104,17 +155,52 @@ fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Why nobody saw the exit.
+fn loss(record: &Record) -> &'static str {
+    if is_of_another_boot(record) {
+        "the node was started anew while the attempt ran"
+    } else if record.shim.is_some() {
+        "the shim that held the process was killed, so its exit is unknown"
+    } else {
+        "the attempt was prepared and never started"
+    }
+}
+
+/// How an attempt ended whose shim is dead and of which something does not die: what its record says, or that its exit
+/// was not seen.
+pub(crate) fn lingering_end(ledger: &Ledger, id: &AttemptId) -> io::Result<Ended> {
+    let record = ledger.record(id)?.unwrap_or_default();
+    let mut ended = record.ended.clone();
+    if !record.exited {
+        ended.lost = Some(loss(&record).to_owned());
+        ended.finished_micros = Some(now_micros());
+    }
+    ended.lingering = Some(remains(id, &record));
+    Ok(ended)
+}
+
+/// The processes that are left of an attempt whose shim is dead.
+pub(super) fn remains(id: &AttemptId, record: &Record) -> Vec<i32> {
+    let mut pids: Vec<i32> = tree::orphans(&id.uid, id.attempt, session(record))
+        .into_iter()
+        .map(|process| process.pid)
+        .collect();
+    pids.extend(record.cgroup.iter().flat_map(Cgroup::processes));
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// The session of the attempt's command.
+fn session(record: &Record) -> Option<ProcessId> {
+    let child = record.child;
+    child.map(|(pid, start_ticks)| ProcessId { pid, start_ticks })
+}
+
 /// Kills what the shim held; true when nothing of it is left to be found.
 fn kill_remains(id: &AttemptId, record: &Record) -> bool {
-    let session = record
-        .child
-        .map(|(pid, start_ticks)| ProcessId { pid, start_ticks });
-    let rounds = if record.cgroup.is_some() {
-        PROVEN_ROUNDS
-    } else {
-        KILL_ROUNDS
-    };
-    for _ in 0..rounds {
+    let session = session(record);
+    for _ in 0..KILL_ROUNDS {
         let fenced = record.cgroup.as_ref().filter(|cgroup| !cgroup.remove());
         if let Some(cgroup) = fenced {
             cgroup.kill();

@@ -7,6 +7,7 @@
 //! DATA_DIR/attempts/UID-N/work     the attempt's own working directory, when the job names none
 //! DATA_DIR/attempts/UID-N.stop     a stop that was asked for
 //! DATA_DIR/attempts/spare.LIFE.N   a directory that waits to become an attempt's (`spares`)
+//! DATA_DIR/lingering/UID-N         says that an attempt is at its end and something of it is left
 //! DATA_DIR/ends.journal            ends, synced in groups before they are reported
 //! DATA_DIR/trash/UID-N             attempts that are forgotten and not yet removed
 //! DATA_DIR/kept/UID-N/work         what ended attempts left in their own working directories
@@ -33,7 +34,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::attempt::{AttemptId, Held};
 use crate::runner::RunnerError;
 use crate::shim::record::{LOG, RECORD, Record, SCRIPT, WORK};
-use crate::shim::{self, stop};
+use crate::shim::{self, stop, tree};
 use spares::{PREFIX, Spare};
 
 /// How long a working directory that is not empty outlives its attempt.
@@ -49,6 +50,7 @@ pub(crate) struct Ledger {
     attempts: PathBuf,
     kept: PathBuf,
     trash: PathBuf,
+    lingering: PathBuf,
     journal: PathBuf,
     /// The names of this agent's spares begin so.
     spares: String,
@@ -101,6 +103,12 @@ impl Ledger {
             .mode(0o711)
             .create(&kept)
             .map_err(RunnerError::host("make the folder of kept work"))?;
+        let lingering = shim::lingering_dir(&attempts);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&lingering)
+            .map_err(RunnerError::host("make the folder of lingering attempts"))?;
         let trash = data_dir.join("trash");
         DirBuilder::new()
             .recursive(true)
@@ -114,6 +122,7 @@ impl Ledger {
             attempts,
             kept,
             trash,
+            lingering,
             journal: data_dir.join("ends.journal"),
             spares: format!("{PREFIX}{}.{}", std::process::id(), shim::now_micros()),
             next_spare: AtomicU64::new(0),
@@ -146,6 +155,33 @@ impl Ledger {
         }
         found.sort();
         Ok(found)
+    }
+
+    /// Attempts whose shims say that something of them lingers.
+    pub(crate) fn lingering(&self) -> io::Result<Vec<AttemptId>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.lingering)? {
+            found.extend(entry?.file_name().to_str().and_then(AttemptId::parse));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Nothing of an attempt lingers any more, or it is known.
+    pub(crate) fn clear_lingering(&self, id: &AttemptId) -> io::Result<()> {
+        gone(fs::remove_file(self.lingering.join(id.to_string())))
+    }
+
+    /// The live processes of an attempt, at most a few.
+    pub(crate) fn processes(&self, id: &AttemptId) -> Vec<i32> {
+        let record = self.record(id).ok().flatten().unwrap_or_default();
+        let shim = record.shim.filter(|(pid, start_ticks)| {
+            tree::stat(*pid).is_some_and(|stat| stat.start_ticks == *start_ticks)
+        });
+        match shim {
+            Some((pid, _)) => shim::processes(pid, record.cgroup.as_ref()),
+            None => adopt::remains(id, &record),
+        }
     }
 
     /// What an attempt's record says; none when there is no record.
@@ -293,13 +329,14 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
 
 /// An attempt as its record tells it.
 pub(crate) fn held(id: AttemptId, record: Record) -> Held {
+    let ended = record.told();
     Held {
         id,
         namespace: record.namespace,
         name: record.name,
         grace_secs: record.grace_secs,
         charge: record.charge,
-        ended: record.emptied.then_some(record.ended),
+        ended,
     }
 }
 

@@ -155,6 +155,13 @@ impl Cgroup {
         }
     }
 
+    /// The processes in the cgroup and below it.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let folders = folders(&self.path);
+        let members = folders.iter().flat_map(|folder| members(folder));
+        members.map(|pid| pid.as_raw_nonzero().get()).collect()
+    }
+
     /// Removes the cgroup and what was made below it; true when it is gone, so that no process can be in it.
     pub(crate) fn remove(&self) -> bool {
         if is_gone(&fs::remove_dir(&self.path)) {

@@ -12,6 +12,8 @@
 //! - **The whole tree.** The shim is a sub-reaper: TERM goes to everything below it, KILL follows after the grace
 //!   period, and it ends only when the kernel says that it has no child left (`tree`) and, where the attempt has a
 //!   cgroup, has removed that as empty (`cgroup`). The shim itself is outside of it.
+//! - **The end does not wait for the undying.** What is left a few seconds after the command's end, or after KILL, is
+//!   noted in the record and by a file of the attempt's name in the folder of lingering attempts, which the agent reads.
 //! - **The limit outlives the agent.** `deadline_secs` is kept here, on the clock that goes on in suspension.
 //!
 //! A stop is asked for by a file beside the attempt's directory and the signal USR1 as its doorbell (`stop`); it works
@@ -41,6 +43,7 @@ use nix::unistd::Pid;
 use std::os::fd::AsFd;
 
 use crate::attempt::{SignalCause, StartRequest};
+use crate::runner::PROOF_WAIT;
 use cgroup::Cgroup;
 use record::Line;
 
@@ -57,8 +60,11 @@ pub(crate) const SHIM_NO_RECORD: i32 = 100;
 const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
 /// Longest sleep while a deadline is set: timers stand still in suspension, the deadline does not.
 const LONGEST_NAP: Duration = Duration::from_mins(1);
-/// Pause between two rounds of KILL.
+/// Pause between two rounds of KILL, and between those on what did not die for long.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
+const LONG_KILL_PAUSE: Duration = Duration::from_millis(500);
+/// Processes that are named of those which linger.
+const MOST_NAMED: usize = 16;
 
 /// Looks at a cgroup in which the kernel still counts what was waited for, and the pause between two of them.
 const BUSY_LOOKS: u32 = 20;
@@ -96,6 +102,24 @@ pub(crate) fn attempt_dir(attempts_dir: &Path, id: &crate::attempt::AttemptId) -
     attempts_dir.join(id.to_string())
 }
 
+/// The folder in which shims note that something of their attempts lingers.
+pub(crate) fn lingering_dir(attempts_dir: &Path) -> PathBuf {
+    attempts_dir.with_file_name("lingering")
+}
+
+/// The live processes of an attempt: those below its shim, and those in its cgroup.
+pub(crate) fn processes(shim: i32, cgroup: Option<&Cgroup>) -> Vec<i32> {
+    let mut pids: Vec<i32> = tree::descendants(shim)
+        .into_iter()
+        .map(|process| process.pid)
+        .collect();
+    pids.extend(cgroup.into_iter().flat_map(Cgroup::processes));
+    pids.sort_unstable();
+    pids.dedup();
+    pids.truncate(MOST_NAMED);
+    pids
+}
+
 /// Now, in microseconds since 1970.
 pub(crate) fn now_micros() -> i64 {
     jiff::Timestamp::now().as_microsecond()
@@ -104,6 +128,8 @@ pub(crate) fn now_micros() -> i64 {
 struct Shim {
     dir: PathBuf,
     stop_file: PathBuf,
+    /// Made when something lingers.
+    lingering_file: PathBuf,
     signals: SignalFd,
     /// Locked for as long as this process lives.
     record: Flock<File>,
@@ -119,6 +145,10 @@ struct Progress {
     signalled: bool,
     /// How often no child was left, and yet something in the cgroup.
     busy: u32,
+    /// Since when the attempt is at its end, on the boot clock: the command has ended, or KILL was sent.
+    ending_since: Option<Duration>,
+    /// It was noted that something lingers.
+    lingers: bool,
 }
 
 impl Shim {
@@ -158,6 +188,7 @@ impl Shim {
         }
         Ok(Self {
             stop_file: stop::path(&request.attempts_dir, &request.start.id),
+            lingering_file: lingering_dir(&request.attempts_dir).join(request.start.id.to_string()),
             dir,
             signals,
             record,
@@ -223,19 +254,37 @@ impl Shim {
             if deadline.is_some_and(|deadline| now >= deadline) && !progress.signalled {
                 self.stop(progress, SignalCause::Deadline, grace);
             }
-            let pause = if progress.kill_at.is_some_and(|at| now >= at) {
+            let killing = progress.kill_at.is_some_and(|at| now >= at);
+            if progress.exited || killing {
+                let since = *progress.ending_since.get_or_insert(now);
+                if !progress.lingers && now >= since.saturating_add(PROOF_WAIT) {
+                    self.note_lingering(progress);
+                }
+            }
+            let pause = if killing {
                 if let Some(cgroup) = &self.cgroup {
                     cgroup.kill();
                 }
                 tree::kill_below(own_pid());
-                KILL_PAUSE
+                if progress.lingers {
+                    LONG_KILL_PAUSE
+                } else {
+                    KILL_PAUSE
+                }
+            } else if progress.lingers && progress.busy > 0 {
+                LONG_KILL_PAUSE
             } else if progress.busy > BUSY_LOOKS {
                 KILL_PAUSE
             } else if progress.busy > 0 {
                 BUSY_PAUSE
             } else {
                 let waiting = if progress.signalled { None } else { deadline };
-                let next = [progress.kill_at, waiting].into_iter().flatten().min();
+                let note = progress.ending_since.filter(|_| !progress.lingers);
+                let note = note.map(|since| since.saturating_add(PROOF_WAIT));
+                let next = [progress.kill_at, waiting, note]
+                    .into_iter()
+                    .flatten()
+                    .min();
                 match next {
                     Some(next) => next.saturating_sub(sys::boot_time()).min(LONGEST_NAP),
                     None => Duration::MAX,
@@ -307,6 +356,18 @@ impl Shim {
         progress.busy = progress.busy.saturating_add(1);
         cgroup.kill();
         false
+    }
+
+    /// Lets the end be told, though something is left of the attempt: the record first, then the file that says so.
+    fn note_lingering(&mut self, progress: &mut Progress) {
+        progress.lingers = true;
+        let pids = processes(own_pid(), self.cgroup.as_ref());
+        self.write(&[Line::Lingers {
+            micros: now_micros(),
+            pids,
+        }]);
+        // Without the file the end is told with its proof, as it would be by the next agent.
+        let _ = File::create(&self.lingering_file);
     }
 
     fn stop(&mut self, progress: &mut Progress, cause: SignalCause, kill_in: Duration) {

@@ -7,7 +7,8 @@
 //! - A line counts once its newline is there; a torn last line is as if it had not been written. So appending is as
 //!   atomic as a rename, at a fraction of its price.
 //! - `Intent` is written before the fork, `Signalled` before the first signal, `Exited` once the command was waited
-//!   for, and `Emptied` once the kernel said that no process of its tree is left.
+//!   for, and `Emptied` once the kernel said that no process of its tree is left. `Lingers` stands between the two when
+//!   that takes long.
 //!
 //! - A record speaks for the attempt that its `Intent` names. A directory that is used again (`crate::ledger::spares`)
 //!   comes with a blank record, and what a power cut might bring back of the attempt before is not believed.
@@ -31,6 +32,8 @@ pub(crate) const BLANK: &[u8] = b"\n";
 pub(crate) const LOG: &str = "log";
 /// Name of the attempt's own working directory.
 pub(crate) const WORK: &str = "work";
+/// The signal that a command which does not die will have died of.
+const KILL: i32 = 9;
 /// Name of the script file.
 pub(crate) const SCRIPT: &str = "script";
 
@@ -67,6 +70,8 @@ pub(crate) enum Line {
         signal: Option<i32>,
         start_error: Option<String>,
     },
+    /// The command has ended, or was killed and does not die, and this is left after [`crate::runner::PROOF_WAIT`].
+    Lingers { micros: i64, pids: Vec<i32> },
     /// The exit was never seen; written by an agent that found the lifetime lock free.
     Lost { micros: i64, reason: String },
     /// No process of the tree is left.
@@ -124,10 +129,17 @@ pub(crate) struct Record {
     pub(crate) child: Option<(i32, u64)>,
     pub(crate) ended: Ended,
     pub(crate) exited: bool,
+    /// The command was killed and did not die in time: how it ends is told before it does, and stays told so.
+    presumed: bool,
     pub(crate) emptied: bool,
 }
 
 impl Record {
+    /// How the attempt ended, as far as that may be told by now.
+    pub(crate) fn told(&self) -> Option<Ended> {
+        (self.emptied || self.ended.lingering.is_some()).then(|| self.ended.clone())
+    }
+
     /// Reads whole lines; what follows the last newline, and what cannot be read, is left out.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let mut record = Self::default();
@@ -186,6 +198,16 @@ impl Record {
                     self.ended.signalled = Some(cause);
                 }
             }
+            Line::Lingers { micros, pids } => {
+                self.ended.lingering = Some(pids);
+                if !self.exited {
+                    self.presumed = true;
+                    self.exited = true;
+                    self.ended.finished_micros = Some(micros);
+                    self.ended.signal = Some(KILL);
+                }
+            }
+            Line::Exited { .. } if self.presumed => {}
             Line::Exited {
                 micros,
                 code,
@@ -209,6 +231,7 @@ impl Record {
                 ..
             } => {
                 self.emptied = true;
+                self.ended.lingering = None;
                 self.ended.cpu_millis = cpu_millis;
                 self.ended.peak_memory_bytes = peak_memory_bytes;
             }
@@ -260,6 +283,30 @@ mod tests {
         let own = parsed(&[exited(), signalled()]);
         assert_eq!(own.ended.signalled, None);
         assert_eq!(own.ended.code, Some(3));
+    }
+
+    #[test]
+    fn what_was_told_of_a_command_that_did_not_die_stays_told() {
+        let lingers = Line::Lingers {
+            micros: 6,
+            pids: vec![42],
+        };
+        let told = parsed(&[signalled(), lingers.clone()]);
+        let end = told.told().expect("it is told");
+        assert_eq!((end.signal, end.lingering), (Some(9), Some(vec![42])));
+        let emptied = Line::Emptied {
+            micros: 9,
+            cpu_millis: None,
+            peak_memory_bytes: None,
+        };
+        let dead = parsed(&[signalled(), lingers.clone(), exited(), emptied]);
+        let end = dead.told().expect("it is told");
+        assert_eq!((end.signal, end.code), (Some(9), None));
+        assert_eq!((end.finished_micros, end.lingering), (Some(6), None));
+        let first = parsed(&[exited(), lingers]);
+        let end = first.told().expect("it is told");
+        assert_eq!((end.code, end.finished_micros), (Some(3), Some(7)));
+        assert_eq!(parsed(&[exited()]).told(), None);
     }
 
     #[test]

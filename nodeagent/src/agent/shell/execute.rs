@@ -31,11 +31,16 @@ impl Shell {
             .take_while(|(id, _)| id.uid == uid)
             .filter(|(_, attempt)| attempt.let_go.is_none())
             .map(|(id, attempt)| {
-                let state = match &attempt.ended {
-                    None => LocalState::Active {
+                let state = match (&attempt.ended, &attempt.lingering) {
+                    (None, None) => LocalState::Active {
                         kill_at: attempt.kill_at,
                     },
-                    Some((ended, at)) => {
+                    // The log goes on as long as somebody is there who may write to it.
+                    (None, Some((ended, _))) => LocalState::Lingering {
+                        ended,
+                        usage: attempt.usage.as_ref(),
+                    },
+                    (Some((ended, at)), _) => {
                         let due = *at + OUTPUT_BEFORE_REPORT;
                         let sent = attempt.log.is_sent(context.options.runner.output_len(id));
                         let report = sent || Instant::now() >= due;
@@ -173,6 +178,7 @@ impl Shell {
                     charge: binding.map(environment::charge).unwrap_or_default(),
                     kill_at: None,
                     ended: None,
+                    lingering: None,
                     usage: None,
                     let_go: None,
                     log: Cursor::default(),
@@ -321,6 +327,7 @@ fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
                 .and_then(|record| record.reason.clone());
             tracing::warn!(namespace, name, attempt, reason, "refusing a binding");
         }
+        Write::Release => tracing::debug!(namespace, name, attempt, "releasing"),
         Write::End => {
             let phase = next.phase.map(crds::Phase::as_str);
             tracing::debug!(namespace, name, attempt, phase, "reporting an end");

@@ -90,7 +90,10 @@ struct Attempt {
     grace_secs: u32,
     charge: Charge,
     kill_at: Option<Timestamp>,
+    /// It ended and nothing is left of it.
     ended: Option<(Ended, Instant)>,
+    /// It ended and something is left of it.
+    lingering: Option<(Ended, Instant)>,
     usage: Option<Usage>,
     let_go: Option<bool>,
     log: Cursor,
@@ -148,13 +151,19 @@ impl Shell {
                 JobSlot::new(held.namespace.clone(), held.name.clone(), seen)
             });
             shell.enqueue(&held.id.uid.clone());
+            let end = held.ended.map(|ended| (ended, now));
+            let (lingering, ended) = match end {
+                Some((ended, at)) if ended.lingering.is_some() => (Some((ended, at)), None),
+                end => (None, end),
+            };
             let attempt = Attempt {
                 namespace: held.namespace,
                 name: held.name,
                 grace_secs: held.grace_secs,
                 charge: held.charge,
                 kill_at: None,
-                ended: held.ended.map(|ended| (ended, now)),
+                ended,
+                lingering,
                 usage: None,
                 let_go: None,
                 log: Cursor::default(),
@@ -174,6 +183,7 @@ impl Shell {
         let mut log_tick = tokio::time::interval(LOG_PERIOD);
         log_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.publish_running();
+        self.publish_lingering();
         loop {
             self.dispatch();
             self.send_forgets();
@@ -264,18 +274,41 @@ impl Shell {
         let running = self
             .attempts
             .iter()
-            .filter(|(_, attempt)| attempt.ended.is_none())
+            .filter(|(_, attempt)| attempt.ended.is_none() && attempt.lingering.is_none())
             .map(|(id, _)| id.clone());
         self.context.set_running(running.collect());
     }
 
-    /// When all jobs are being stopped: whether all have ended and were reported.
+    /// Tells the node's part which cards are held by what is left of ended attempts.
+    fn publish_lingering(&self) {
+        let lingering = self
+            .attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.lingering.is_some())
+            .map(|(id, attempt)| (id.clone(), attempt.charge.gpus.clone()));
+        self.context.set_lingering(lingering.collect());
+    }
+
+    /// When all jobs are being stopped: whether all have ended and were reported. What does not die is left to the next
+    /// agent.
     fn is_at_rest(&self) -> bool {
         self.attempts
-            .values()
-            .all(|attempt| attempt.let_go.is_some())
+            .iter()
+            .all(|(id, attempt)| attempt.let_go.is_some() || self.is_told_and_lingers(id, attempt))
             && self.jobs.values().all(|slot| slot.operations == 0)
             && self.operations.is_empty()
+    }
+
+    fn is_told_and_lingers(&self, id: &AttemptId, attempt: &Attempt) -> bool {
+        let told = match self.jobs.get(&id.uid).map(|slot| &slot.seen) {
+            Some(Known::Job { job, .. }) => job
+                .status
+                .as_ref()
+                .is_some_and(|status| status.attempt != id.attempt || status.finish_time.is_some()),
+            Some(Known::Gone) | None => true,
+            Some(Known::Unverified { .. }) => false,
+        };
+        attempt.lingering.is_some() && told
     }
 
     /// Lets operations that are under way end; what remains is done by the next agent.

@@ -124,16 +124,30 @@ impl Shell {
     }
 
     pub(super) fn on_end(&mut self, id: &AttemptId, ended: Ended) {
-        if let Some(attempt) = self.attempts.get_mut(id)
-            && attempt.ended.is_none()
-        {
-            attempt.ended = Some((ended, Instant::now()));
+        let Some(attempt) = self.attempts.get_mut(id) else {
+            return;
+        };
+        if attempt.ended.is_some() || (ended.lingering.is_some() && attempt.lingering.is_some()) {
+            return;
+        }
+        let lingers = ended.lingering.is_some();
+        let lingered = attempt.lingering.take().is_some();
+        let told = Some((ended, Instant::now()));
+        if lingers {
+            attempt.lingering = told;
+        } else {
+            attempt.ended = told;
+        }
+        if !lingered {
             let peaks = self.context.take_peaks(id);
             attempt.usage = gpu_usage(&attempt.charge, peaks);
             self.publish_running();
-            self.send_log(id);
-            self.enqueue(&id.uid);
         }
+        if lingers || lingered {
+            self.publish_lingering();
+        }
+        self.send_log(id);
+        self.enqueue(&id.uid);
     }
 
     pub(super) fn on_timer(&mut self) {
