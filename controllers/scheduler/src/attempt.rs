@@ -2,7 +2,6 @@
 //!
 //! A class that did not fit is tried again only on nodes where something was freed since.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
@@ -11,9 +10,8 @@ use crate::explain::Explanation;
 use crate::fit::{self, Score};
 use crate::input::{Exclusive, Gpu, GpuRequest, Job, Millis, NodeName};
 use crate::node_state::NodeState;
-use crate::pending::{Blocked, ClassId, Known};
+use crate::pending::{Blocked, Class, ClassId};
 use crate::ranking::Pass;
-use crate::reason::Misfit;
 use crate::reserve::Views;
 use crate::vram;
 
@@ -22,39 +20,6 @@ pub(crate) enum Tried {
     Fits(NodeName),
     Never(Arc<Explanation>),
     Waits,
-}
-
-/// What a look at some nodes found.
-struct Found<'a> {
-    /// Those that fit.
-    fits: Vec<(Score, &'a NodeName)>,
-    /// May those that do not fit change the reason that is known? They do not when they fail for the same class of
-    /// reasons, or for a farther one while the node that the reason is judged by is another.
-    news: bool,
-}
-
-impl<'a> Found<'a> {
-    fn among(
-        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
-        known: Option<&Known>,
-        mut fit: impl FnMut(&NodeName, &NodeState) -> Result<Score, Misfit>,
-    ) -> Self {
-        let (mut fits, mut news) = (Vec::new(), false);
-        for (name, state) in nodes {
-            match fit(name, state) {
-                Ok(score) => fits.push((score, name)),
-                Err(misfit) => {
-                    news = news
-                        || known.is_none_or(|known| match misfit.class().cmp(&known.class) {
-                            Ordering::Equal => false,
-                            Ordering::Greater => true,
-                            Ordering::Less => known.judged_by.as_ref().is_none_or(|by| by == name),
-                        });
-                }
-            }
-        }
-        Self { fits, news }
-    }
 }
 
 impl Cluster {
@@ -69,89 +34,72 @@ impl Cluster {
         let Some(class) = self.pending.classes.get(&id) else {
             return Tried::Waits;
         };
-        // Its first job stands for the class.
-        let first = class.jobs.first().map(|order| &order.uid);
-        let Some(job) = first.and_then(|uid| self.waiting_job(uid)) else {
-            return Tried::Waits;
-        };
-        let key = class.key.clone();
-        let mut blocked = Blocked {
-            at: self.epoch,
-            shape: self.shape,
-            by_queue: false,
-        };
-        if let Some(why) = self.queue_reason(&key.queue, &key.requirements) {
-            let judged = class
-                .blocked
-                .is_some_and(|before| before.shape == self.shape);
-            if self.settled
-                && !judged
-                && let Some(why) = self.never(&key.requirements)
-            {
-                return Tried::Never(Arc::new(why));
-            }
-            blocked.by_queue = true;
-            self.note_progress(id);
-            self.pending.block(id, blocked);
-            self.pending.set_reason(id, why.known());
-            return Tried::Waits;
-        }
+        let (key, possible) = (class.key.clone(), class.possible);
         let needs = &key.requirements;
-        let before = class.blocked.filter(|blocked| !blocked.by_queue);
-        let mut fit =
-            |name: &NodeName, state: &NodeState| self.fit_beside(job, name, state, now, views);
-        let (best, news) = if pass.knows(id) {
-            let best = pass.best(id, &self.nodes, &mut fit);
-            // What was known of the other nodes is as true as before, since nothing was freed.
-            (
-                best,
-                before.is_none_or(|before| before.shape != self.shape) || class.reason.is_none(),
-            )
-        } else {
-            let known = class.reason.as_ref().filter(|_| before.is_some());
-            let found = match before {
-                None if needs.node_name.is_some() => {
-                    Found::among(self.candidates(needs), known, &mut fit)
-                }
-                None => Found {
-                    fits: self.fitting_beside(job, class.jobs.len() > 1, now, views),
-                    news: true,
-                },
-                Some(before) => {
-                    let freed = self.freed.range(before.at + 1..).map(|(_, name)| name);
-                    let pin = needs.node_name.as_ref();
-                    let asked = freed.filter(|name| pin.is_none_or(|pin| pin == *name));
-                    let states = asked.filter_map(|name| self.nodes.get_key_value(name));
-                    Found::among(states, known, &mut fit)
-                }
-            };
-            let best = found.fits.iter().min().map(|(_, name)| (*name).clone());
-            if best.is_some() && class.jobs.len() > 1 {
-                pass.remember(id, &found.fits);
-            }
-            (
-                best,
-                found.news || before.is_none_or(|before| before.shape != self.shape),
-            )
-        };
-        if let Some(node) = best {
+        let by_queue = self.queue_reason(&key.queue, needs);
+        if by_queue.is_none()
+            && let Some(node) = self.best_node(id, class, pass, views, now)
+        {
             return Tried::Fits(node);
         }
-        if news {
-            if self.settled
-                && let Some(why) = self.never(needs)
-            {
+        if self.settled && possible != Some(self.shape) {
+            if let Some(why) = self.never(needs) {
                 return Tried::Never(Arc::new(why));
             }
-            // Jobs that know no reason yet are told one later, when all is placed.
-            if class.reason.is_some() {
-                let why = self.node_reason(job, now);
+            self.pending.set_possible(id, self.shape);
+        }
+        // A job that nodes keep waiting and that knows no reason yet is told it when all is placed.
+        match by_queue {
+            Some(why) => {
+                self.note_progress(id);
+                self.pending.block(id, Blocked::ByQueue, self.epoch);
                 self.pending.set_reason(id, why.known());
             }
+            None => {
+                self.pending.block(id, Blocked::ByNodes, self.epoch);
+                self.note_waiting(id, now);
+            }
         }
-        self.pending.block(id, blocked);
-        self.note_waiting(id, now);
         Tried::Waits
+    }
+
+    /// The best node for the first job of a class, of those that the class may fit on since it was tried last.
+    fn best_node(
+        &self,
+        id: ClassId,
+        class: &Class,
+        pass: &mut Pass,
+        views: &mut Views,
+        now: Millis,
+    ) -> Option<NodeName> {
+        let needs = &class.key.requirements;
+        let job = self.waiting_job(&class.jobs.first()?.uid)?;
+        let freed = match class.blocked {
+            Some(Blocked::ByNodes) => self.fleet.names(&pass.freed),
+            Some(Blocked::ByQueue) | None => None,
+        };
+        let many = class.jobs.len() > 1;
+        let whole_fleet = freed.is_none() && needs.node_name.is_none();
+        if !pass.knows(id) && whole_fleet {
+            let fits = self.fitting_beside(job, many, now, views);
+            return best_of(id, &fits, many, pass);
+        }
+        let mut fit =
+            |name: &NodeName, state: &NodeState| self.fit_beside(job, name, state, now, views);
+        if pass.knows(id) {
+            return pass.best(id, &self.nodes, fit);
+        }
+        let mut fit = |(name, state)| Some((fit(name, state).ok()?, name));
+        let fits: Vec<(Score, &NodeName)> = match freed {
+            Some(names) => {
+                let states = names
+                    .into_iter()
+                    .filter_map(|name| self.nodes.get_key_value(name));
+                states.filter_map(&mut fit).collect()
+            }
+            None => self.candidates(needs).filter_map(&mut fit).collect(),
+        };
+        best_of(id, &fits, many, pass)
     }
 
     /// Where a job goes on a node that it fits.
@@ -161,6 +109,20 @@ impl Cluster {
             None => placement_on(job, name, self.nodes.get(name)?),
         }
     }
+}
+
+/// The best of these; all are remembered for a class of many jobs.
+fn best_of(
+    id: ClassId,
+    fits: &[(Score, &NodeName)],
+    many: bool,
+    pass: &mut Pass,
+) -> Option<NodeName> {
+    let best = fits.iter().min().map(|(_, name)| (*name).clone());
+    if best.is_some() && many {
+        pass.remember(id, fits);
+    }
+    best
 }
 
 /// Where a job goes on a node in a state that it fits.

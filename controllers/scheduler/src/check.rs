@@ -56,6 +56,9 @@ pub enum Violation {
     /// The figures kept for all nodes side by side are not those of the nodes.
     #[error("the figures of the fleet are stale")]
     StaleFleet,
+    /// The lists of waiting jobs are not those of their classes.
+    #[error("the lists of waiting jobs are stale")]
+    StaleLists,
     /// The figures kept for all queues together are not what the queues add up to.
     #[error("the figures of all queues together are stale")]
     StaleCohort,
@@ -83,6 +86,9 @@ impl Cluster {
         }
         if !self.fleet.is_current(self.nodes.iter()) {
             found.push(Violation::StaleFleet);
+        }
+        if !self.pending.is_listed() {
+            found.push(Violation::StaleLists);
         }
         if self.counted_cohort() != self.cohort {
             found.push(Violation::StaleCohort);

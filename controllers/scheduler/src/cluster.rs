@@ -4,7 +4,7 @@
 //! yet. What was decided and not confirmed yet ([`JobState::Assumed`]) holds its slots until it is confirmed, undone or
 //! removed; a late report that the job still waits does not take them away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fairshare::Account;
 use crate::fleet::Fleet;
@@ -14,6 +14,7 @@ use crate::input::{
 use crate::node_state::NodeState;
 use crate::pending::{ClassId, Pending};
 use crate::quota::Cohort;
+use crate::ranking::Pass;
 use crate::reserve::Holds;
 use crate::settings::Settings;
 
@@ -46,8 +47,6 @@ pub(crate) struct QueueEntry {
     pub(crate) used: Usage,
     /// What it has used lately, for fair share.
     pub(crate) account: Account,
-    /// The event after which more may be allowed.
-    pub(crate) freed_at: u64,
 }
 
 /// What jobs hold together.
@@ -103,8 +102,19 @@ pub struct Cluster {
     pub(crate) epoch: u64,
     /// Nodes by the last such event.
     pub(crate) freed: BTreeMap<u64, NodeName>,
-    /// Counts the events after which every reason must be judged anew: a node left, or the fleet has settled.
+    /// Nodes where something may fit that did not, since the last pass of decisions that came to its end.
+    pub(crate) dirty: BTreeSet<NodeName>,
+    /// Queues that may allow more than they did, since then.
+    pub(crate) dirty_queues: BTreeSet<QueueName>,
+    /// True when queues may borrow more than they could, since then.
+    pub(crate) more_to_lend: bool,
+    /// Counts the events after which there may be no node any more that could ever run a job: one left, or the fleet has
+    /// settled.
     pub(crate) shape: u64,
+    /// The last event after which every reason must be judged anew.
+    pub(crate) reasons_at: u64,
+    /// What is remembered of the pass of decisions that is under way.
+    pub(crate) pass: Pass,
     pub(crate) settled: bool,
     /// Counts every change of what is there or promised.
     pub(crate) version: u64,
@@ -130,10 +140,16 @@ impl Cluster {
             return;
         }
         let learned = state.set_facts(node);
-        self.fleet.note(name, Some(state));
-        self.shape += u64::from(learned);
+        let more = self.fleet.note(name, Some(state));
         self.version += 1;
-        self.node_freed(name);
+        self.node_changed(name);
+        if more {
+            self.dirty.insert(name.clone());
+        }
+        if learned {
+            self.shape += 1;
+            self.reasons_stale();
+        }
     }
 
     /// A node is no more. Jobs bound to it stay bound until they are released.
@@ -144,7 +160,7 @@ impl Cluster {
         self.freed.remove(&state.freed_at);
         self.fleet.note(name, None);
         self.holds.room.gone(name);
-        self.shape += 1;
+        self.dirty.remove(name);
         self.version += 1;
         if state.jobs.is_empty() {
             self.nodes.remove(name);
@@ -155,16 +171,17 @@ impl Cluster {
                 state.add(job);
             }
         }
+        self.shape += 1;
+        self.reasons_stale();
     }
 
     /// A queue appeared or changed.
     pub fn upsert_queue(&mut self, name: &QueueName, queue: QueueState) {
-        self.epoch += 1;
         let known = self.queues.get(name).map(|entry| entry.state);
         if known != Some(queue) {
             self.change_queue(name, |entry| entry.state = queue);
             self.queue_freed(name);
-            self.shape += 1;
+            self.reasons_stale();
             self.version += 1;
         }
     }
@@ -229,6 +246,7 @@ impl Cluster {
         }
         self.remove_job(&job.uid);
         self.jobs.insert(job.uid.clone(), entry);
+        self.pass.bound_to(&job.node);
         self.hold(job);
     }
 
@@ -289,6 +307,11 @@ impl Cluster {
 
     /// When to decide again although nothing happened; `None` when only events matter.
     pub fn look_again(&self) -> Option<Millis> {
+        if let Some((oldest, _)) = self.pending.judged.first()
+            && *oldest < self.reasons_at
+        {
+            return Some(self.now);
+        }
         let undecided = !self.settled && !self.pending.classes.is_empty();
         let settled = undecided.then_some(self.settings.settled_at);
         settled.into_iter().chain(self.next_reservation()).min()
@@ -327,7 +350,6 @@ impl Cluster {
         }
         if let Some(job) = released {
             self.holds.room.left(&job);
-            self.epoch += 1;
             let usage = Usage::of(&job);
             self.change_queue(&job.queue, |queue| queue.used = queue.used.minus(usage));
             self.queue_freed(&job.queue);
@@ -336,13 +358,19 @@ impl Cluster {
 
     /// A queue may hold more than before, and so may those that borrow of it.
     fn queue_freed(&mut self, name: &QueueName) {
-        self.cohort.freed_at = self.epoch;
-        if let Some(queue) = self.queues.get_mut(name) {
-            queue.freed_at = self.epoch;
-        }
+        self.epoch += 1;
+        self.dirty_queues.insert(name.clone());
+        self.more_to_lend = true;
     }
 
+    /// Something may fit on a node that did not.
     pub(crate) fn node_freed(&mut self, name: &NodeName) {
+        self.node_changed(name);
+        self.dirty.insert(name.clone());
+    }
+
+    /// The reasons that a node has may be others.
+    fn node_changed(&mut self, name: &NodeName) {
         self.epoch += 1;
         if let Some(state) = self.nodes.get_mut(name) {
             self.freed.remove(&state.freed_at);
@@ -350,5 +378,11 @@ impl Cluster {
             self.freed.insert(self.epoch, name.clone());
             self.holds.room.changed(name);
         }
+    }
+
+    /// The reasons of all may be others.
+    pub(crate) fn reasons_stale(&mut self) {
+        self.epoch += 1;
+        self.reasons_at = self.epoch;
     }
 }

@@ -4,16 +4,20 @@
 //! is bound while one before it could have been. A binding raises the share of its queue, and the order with it. Within a call nothing is ever freed, so a class that did not fit is not
 //! tried again. A waiting job is told its reason once, and again only when the class of the reason is another.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::attempt::Tried;
 use crate::cluster::{Cluster, Entry};
 use crate::explain::Explanation;
+use crate::fleet::Freed;
 use crate::input::{BoundJob, Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName};
-use crate::order::Heads;
-use crate::pending::{Class, ClassId};
+use crate::order::{Heads, Place};
+use crate::pending::{Blocked, ClassId, ShelfKey};
 use crate::ranking::Pass;
 use crate::reserve::{Nomination, Reservation, Slot, Views};
+use crate::shelf::Amounts;
 
 /// Where a job goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +79,12 @@ pub enum Decision {
 
 /// Most times that a call tries to place jobs anew because something was given up that was kept from them.
 const MOST_ROUNDS: usize = 8;
+/// The list that a class to try came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Due,
+    Shelf(usize),
+}
 
 impl Cluster {
     /// Decides, and applies what it decides to this state. At most `limit` decisions; call again until there are none.
@@ -83,6 +93,7 @@ impl Cluster {
         if !self.settled && now >= self.settings.settled_at {
             self.settled = true;
             self.shape += 1;
+            self.reasons_stale();
         }
         self.accrue(now);
         self.now = now;
@@ -102,6 +113,9 @@ impl Cluster {
                 break;
             }
         }
+        if decisions.len() < limit && self.judge_reasons() {
+            self.place(now, limit, &mut decisions);
+        }
         if decisions.len() < limit {
             self.tell(now, limit, &mut decisions);
         }
@@ -112,60 +126,118 @@ impl Cluster {
     /// Places what fits, in order; ends early when something is given up that was kept from jobs.
     fn place(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
         let given_up = self.holds.given_up;
-        let mut heads = Heads::default();
-        for (id, class) in &self.pending.classes {
-            if self.is_due(class)
-                && let Some(first) = class.jobs.first()
-            {
-                heads.add(&class.key.queue, self.key_of(class, first, now), *id);
-            }
+        let mut pass = std::mem::take(&mut self.pass);
+        // What is kept for others depends on the time.
+        if pass.began != self.epoch || !self.holds.is_empty() {
+            pass = Pass::begun(self.epoch);
         }
-        let mut pass = Pass::default();
         let mut views = Views::default();
-        while decisions.len() < limit
-            && self.holds.given_up == given_up
-            && let Some((key, id)) = heads.pop()
-        {
-            let uid = key.place.uid;
-            let queue = self.pending.classes.get(&id).map(|class| class.key.clone());
+        pass.freed = self.fleet.freed(&self.dirty);
+        let chosen = self.shelves_to_try(&pass.freed);
+        let mut heads = self.heads_to_try(&chosen, now);
+        while decisions.len() < limit && self.holds.given_up == given_up {
+            let Some((key, (source, id))) = heads.pop() else {
+                self.dirty.clear();
+                self.dirty_queues.clear();
+                self.more_to_lend = false;
+                break;
+            };
+            let place = key.place;
+            let Some(class) = self.pending.classes.get(&id).map(|class| class.key.clone()) else {
+                continue;
+            };
             match self.try_class(id, &mut pass, &mut views, now) {
-                Tried::Waits => continue,
+                Tried::Waits => {}
                 Tried::Fits(node) => {
                     pass.bound_to(&node);
                     views.bound_to(&node);
-                    decisions.extend(self.bind(&uid, &node, now).map(Decision::Bind));
-                    if let Some(key) = queue {
-                        heads.reshare(&key.queue, self.share(&key.queue, now));
-                    }
+                    decisions.extend(self.bind(&place.uid, &node, now).map(Decision::Bind));
+                    heads.reshare(&class.queue, self.share(&class.queue, now));
                 }
                 Tried::Never(why) => {
-                    self.give_up(&uid);
-                    decisions.push(Decision::Infeasible { job: uid, why });
+                    self.give_up(&place.uid);
+                    let job = place.uid.clone();
+                    decisions.push(Decision::Infeasible { job, why });
                 }
             }
-            if let Some(class) = self.pending.classes.get(&id)
-                && let Some(next) = class.jobs.first()
-            {
-                heads.add(&class.key.queue, self.key_of(class, next, now), id);
+            // A class that has more jobs is behind the job that it was tried for.
+            let lane = (class.queue.clone(), class.priority);
+            let next = match source {
+                Source::Due => self.pending.due.get(&lane).and_then(|classes| {
+                    let behind = (Bound::Excluded((place, id)), Bound::Unbounded);
+                    classes.range(behind).next().cloned()
+                }),
+                Source::Shelf(at) => {
+                    let (key, freed) = &chosen[at];
+                    self.next_on(key, freed, Some(&place))
+                }
+            };
+            if let Some((place, id)) = next {
+                heads.add(&lane.0, self.key_in(&lane, &place, now), (source, id));
             }
         }
+        self.pass = pass;
     }
 
-    /// May a class fit that did not when it was tried last?
-    fn is_due(&self, class: &Class) -> bool {
-        let Some(blocked) = class.blocked else {
-            return true;
+    /// The heads of the lists of classes that may fit now.
+    fn heads_to_try(&self, chosen: &[(ShelfKey, Freed)], now: Millis) -> Heads<(Source, ClassId)> {
+        let mut heads = Heads::new();
+        for (lane, classes) in &self.pending.due {
+            if let Some((place, id)) = classes.first() {
+                let key = self.key_in(lane, place, now);
+                heads.add(&lane.0, key, (Source::Due, *id));
+            }
+        }
+        for (at, (key, freed)) in chosen.iter().enumerate() {
+            if let Some((place, id)) = self.next_on(key, freed, None) {
+                let head = self.key_in(&key.lane, &place, now);
+                heads.add(&key.lane.0, head, (Source::Shelf(at), id));
+            }
+        }
+        heads
+    }
+
+    /// The shelves with classes that may fit since something was freed, each with the nodes that are open to it.
+    fn shelves_to_try(&self, freed: &Freed) -> Vec<(ShelfKey, Freed)> {
+        let freed_queue = |name| {
+            let entry = self.queues.get(name);
+            self.dirty_queues.contains(name)
+                || self.more_to_lend && entry.is_some_and(|queue| queue.state.borrow.is_some())
         };
-        let freed_at = if blocked.by_queue {
-            let queue = self.queues.get(&class.key.queue);
-            queue.map(|queue| match queue.state.borrow {
-                Some(_) => self.cohort.freed_at,
-                None => queue.freed_at,
-            })
-        } else {
-            self.freed.keys().next_back().copied()
-        };
-        blocked.shape != self.shape || freed_at.is_some_and(|freed| freed > blocked.at)
+        if freed.is_empty() && self.dirty_queues.is_empty() && !self.more_to_lend {
+            return Vec::new();
+        }
+        let tried = self.pending.shelves.iter().filter_map(|(key, shelf)| {
+            match key.blocked {
+                Blocked::ByQueue => freed_queue(&key.lane.0).then(Freed::default),
+                Blocked::ByNodes => {
+                    let admits = |asked: &Amounts| self.fleet.any_admits(freed, &key.needs, asked);
+                    shelf.next(None, admits)?;
+                    let open = self.fleet.open_to(freed, &key.needs, &self.nodes);
+                    (!open.is_empty()).then_some(open)
+                }
+            }
+            .map(|freed| (key.clone(), freed))
+        });
+        tried.collect()
+    }
+
+    /// The first class on a shelf, behind a place, that may fit now.
+    fn next_on(
+        &self,
+        key: &ShelfKey,
+        freed: &Freed,
+        after: Option<&Place>,
+    ) -> Option<(Place, ClassId)> {
+        let shelf = self.pending.shelves.get(key)?;
+        match key.blocked {
+            Blocked::ByNodes => shelf.next(after, |asked| {
+                self.fleet.any_admits(freed, &key.needs, asked)
+            }),
+            Blocked::ByQueue => shelf.next(after, |asked| {
+                self.queue_admits(&key.lane.0, &key.needs, asked)
+            }),
+        }
     }
 
     /// Moves a job from the waiting to the assumed ones.
@@ -227,13 +299,11 @@ impl Cluster {
     }
 
     fn tell(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
-        let mut heads = Heads::default();
-        for id in &self.pending.to_tell {
-            if let Some(class) = self.pending.classes.get(id)
-                && class.blocked.is_some()
-                && let Some(first) = class.untold.first()
-            {
-                heads.add(&class.key.queue, self.key_of(class, first, now), *id);
+        let mut heads = Heads::new();
+        let first = |classes: &BTreeSet<(Place, ClassId)>| classes.first().cloned();
+        for (lane, classes) in &self.pending.to_tell {
+            if let Some((place, id)) = first(classes) {
+                heads.add(&lane.0, self.key_in(lane, &place, now), id);
             }
         }
         while decisions.len() < limit
@@ -242,13 +312,14 @@ impl Cluster {
             let Some(why) = self.class_reason(id) else {
                 continue;
             };
+            let lane = self.pending.classes.get(&id).map(|class| class.lane());
             self.pending.told(id, &key.place);
             let job = key.place.uid;
             decisions.push(Decision::Waiting { job, why });
-            if let Some(class) = self.pending.classes.get(&id)
-                && let Some(next) = class.untold.first()
+            if let Some(lane) = lane
+                && let Some((place, id)) = self.pending.to_tell.get(&lane).and_then(first)
             {
-                heads.add(&class.key.queue, self.key_of(class, next, now), id);
+                heads.add(&lane.0, self.key_in(&lane, &place, now), id);
             }
         }
     }

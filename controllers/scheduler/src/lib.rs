@@ -22,6 +22,7 @@
 //! - [`reason`]: reasons as data and as words.
 //! - [`cluster`]: the indexed state and its events; `fleet`: all nodes side by side, for looks at the whole fleet.
 //! - `order`: who is first; [`fairshare`]: what queues have used; [`quota`]: what they may hold.
+//! - `pending` and `shelf`: the waiting jobs in their classes and lists; `judge` keeps their reasons true.
 //! - `attempt`: one try to place a job.
 //! - [`decide`]: the decisions.
 //! - [`explain`]: the state of one waiting job.
@@ -42,6 +43,7 @@ pub mod fit;
 mod fleet;
 pub mod forecast;
 pub mod input;
+mod judge;
 mod keep;
 mod line;
 mod node_state;
@@ -54,6 +56,7 @@ mod ranking;
 pub mod reason;
 pub mod reserve;
 mod settings;
+mod shelf;
 mod timeline;
 mod topology;
 pub mod vram;

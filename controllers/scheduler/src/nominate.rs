@@ -17,7 +17,7 @@ use crate::input::{BoundJob, Job, JobUid, Millis, NodeName, Span};
 use crate::keep::only;
 use crate::node_state::NodeState;
 use crate::order::Key;
-use crate::pending::ClassId;
+use crate::pending::{Blocked, ClassId};
 use crate::preempt::{self, Plan};
 use crate::reserve::{Nominated, Nomination, Reservation, Slot};
 use crate::timeline::{self, Leaves};
@@ -95,6 +95,8 @@ impl Room {
 
     /// A job holds none any more.
     pub(crate) fn left(&mut self, job: &BoundJob) {
+        // What is left beside those who may be displaced may be enough now.
+        self.somebody_new = true;
         if job.terms.preemptible
             && let Some(count) = self.preemptible.get_mut(&job.priority)
         {
@@ -210,7 +212,7 @@ impl Cluster {
                 self.holds.room.planned.remove(&id);
                 continue;
             };
-            let waits = class.blocked.is_some_and(|blocked| !blocked.by_queue);
+            let waits = class.blocked == Some(Blocked::ByNodes);
             let may = reclaim || lowest.is_some_and(|lowest| lowest < class.key.priority);
             if waits
                 && may

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
 use crate::input::{Job, JobUid, Millis, QueueName};
-use crate::pending::{Class, ClassId};
+use crate::pending::{Class, Lane};
 use crate::settings::Settings;
 
 /// A job's place among jobs of its class: enqueue time, then uid. Less is first.
@@ -54,12 +54,16 @@ impl Settings {
 impl Cluster {
     /// The key of a job of a class.
     pub(crate) fn key_of(&self, class: &Class, place: &Place, now: Millis) -> Key {
-        let band = self
-            .settings
-            .band(class.key.priority, place.enqueued_micros, now);
+        self.key_in(&class.lane(), place, now)
+    }
+
+    /// The key of a job of a lane.
+    pub(crate) fn key_in(&self, lane: &Lane, place: &Place, now: Millis) -> Key {
+        let (queue, priority) = lane;
+        let band = self.settings.band(*priority, place.enqueued_micros, now);
         Key {
             band: Reverse(band),
-            share: self.share(&class.key.queue, now),
+            share: self.share(queue, now),
             place: place.clone(),
         }
     }
@@ -75,21 +79,21 @@ impl Cluster {
     }
 }
 
-/// Heads of classes, taken in order, while the shares of their queues change on the way.
-#[derive(Debug, Default)]
-pub(crate) struct Heads {
-    queues: BTreeMap<QueueName, QueueHeads>,
+/// Heads of lists, each with what the taker needs to go on, taken in order while the shares of their queues change on the way.
+#[derive(Debug)]
+pub(crate) struct Heads<T> {
+    queues: BTreeMap<QueueName, QueueHeads<T>>,
     /// The first of each queue that has any.
     first: BTreeSet<(Key, QueueName)>,
 }
 
-#[derive(Debug, Default)]
-struct QueueHeads {
+#[derive(Debug)]
+struct QueueHeads<T> {
     share: u64,
-    heads: BTreeSet<(Reverse<i32>, Place, ClassId)>,
+    heads: BTreeSet<(Reverse<i32>, Place, T)>,
 }
 
-impl QueueHeads {
+impl<T: Ord> QueueHeads<T> {
     fn first(&self) -> Option<Key> {
         let (band, place, _) = self.heads.first()?;
         Some(Key {
@@ -100,13 +104,26 @@ impl QueueHeads {
     }
 }
 
-impl Heads {
-    /// Adds the head of a class; `key.share` is its queue's from now on.
-    pub(crate) fn add(&mut self, queue: &QueueName, key: Key, id: ClassId) {
-        let before = self.queues.get(queue).and_then(QueueHeads::first);
-        let heads = self.queues.entry(queue.clone()).or_default();
+impl<T: Ord> Heads<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            queues: BTreeMap::new(),
+            first: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a head; `key.share` is its queue's from now on.
+    pub(crate) fn add(&mut self, queue: &QueueName, key: Key, item: T) {
+        let heads = match self.queues.get_mut(queue) {
+            Some(heads) => heads,
+            None => self.queues.entry(queue.clone()).or_insert(QueueHeads {
+                share: key.share,
+                heads: BTreeSet::new(),
+            }),
+        };
+        let before = heads.first();
         heads.share = key.share;
-        heads.heads.insert((key.band, key.place, id));
+        heads.heads.insert((key.band, key.place, item));
         let after = heads.first();
         if before != after {
             self.first.extend(after.map(|after| (after, queue.clone())));
@@ -133,14 +150,14 @@ impl Heads {
     }
 
     /// Takes the first.
-    pub(crate) fn pop(&mut self) -> Option<(Key, ClassId)> {
+    pub(crate) fn pop(&mut self) -> Option<(Key, T)> {
         let (key, queue) = self.first.pop_first()?;
         let heads = self.queues.get_mut(&queue)?;
-        let (_, _, id) = heads.heads.pop_first()?;
+        let (_, _, item) = heads.heads.pop_first()?;
         if let Some(next) = heads.first() {
             self.first.insert((next, queue));
         }
-        Some((key, id))
+        Some((key, item))
     }
 }
 
@@ -185,7 +202,7 @@ mod tests {
 
     #[test]
     fn queues_take_turns_as_their_shares_change() {
-        let mut heads = Heads::default();
+        let mut heads = Heads::new();
         let (a, b) = (QueueName::from("a"), QueueName::from("b"));
         heads.add(&a, key(0, 0, 1), 1);
         heads.add(&a, key(0, 0, 2), 2);

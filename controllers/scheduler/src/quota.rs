@@ -12,6 +12,7 @@ use std::fmt;
 use crate::cluster::{Cluster, QueueEntry, Usage};
 use crate::explain::Explanation;
 use crate::input::{Bytes, GpuRequest, MilliCpu, QueueName, QueueState, Quota, Requirements};
+use crate::shelf::Amounts;
 
 /// What quotas are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,8 +136,6 @@ impl Usage {
 pub(crate) struct Cohort {
     owned: [u128; RESOURCES.len()],
     held: [u128; RESOURCES.len()],
-    /// The event after which more may be lent.
-    pub(crate) freed_at: u64,
 }
 
 impl Cohort {
@@ -226,6 +225,25 @@ impl Cluster {
         Some(queue.state)
     }
 
+    /// Does a queue take a job that needs this but for amounts, and these amounts?
+    pub(crate) fn queue_admits(
+        &self,
+        name: &QueueName,
+        needs: &Requirements,
+        asked: &Amounts,
+    ) -> bool {
+        let gpus = u64::from(needs.gpus.count());
+        let more = Usage {
+            gpus,
+            vram: Bytes(asked.vram.0.saturating_mul(gpus)),
+            cpu: asked.cpu,
+            jobs: 1,
+        };
+        self.queues
+            .get(name)
+            .is_none_or(|queue| !queue.state.paused && self.quota_limit(queue, more).is_none())
+    }
+
     /// What a queue would exceed if it held that much more.
     fn quota_limit(&self, queue: &QueueEntry, more: Usage) -> Option<QuotaLimit> {
         for (at, resource) in RESOURCES.into_iter().enumerate() {
@@ -253,10 +271,7 @@ impl Cluster {
 
     /// What all queues own and hold together, counted anew.
     pub(crate) fn counted_cohort(&self) -> Cohort {
-        let mut cohort = Cohort {
-            freed_at: self.cohort.freed_at,
-            ..Cohort::default()
-        };
+        let mut cohort = Cohort::default();
         for queue in self.queues.values() {
             cohort.count(queue, true);
         }

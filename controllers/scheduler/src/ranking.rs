@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fit::Score;
+use crate::fleet::Freed;
 use crate::input::NodeName;
 use crate::node_state::NodeState;
 use crate::pending::ClassId;
@@ -14,9 +15,13 @@ use crate::reason::Misfit;
 /// Most entries of all rankings of a pass together (some 100 bytes each); classes beyond it look at the fleet each time.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// What is remembered for one pass.
+/// What is remembered for one pass. It may go on over several calls, as long as nothing is freed.
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
+    /// The event after which it began; what is remembered is only true until the next.
+    pub(crate) began: u64,
+    /// Nodes where something was freed since the last pass that came to its end.
+    pub(crate) freed: Freed,
     /// Nodes in the order in which they were bound to.
     bound: Vec<NodeName>,
     rankings: BTreeMap<ClassId, Ranking>,
@@ -31,7 +36,21 @@ struct Ranking {
     best: BTreeSet<(Score, NodeName)>,
 }
 
+impl Clone for Pass {
+    /// A copy begins with nothing remembered.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 impl Pass {
+    pub(crate) fn begun(after: u64) -> Self {
+        Self {
+            began: after,
+            ..Self::default()
+        }
+    }
+
     /// Something was bound to a node.
     pub(crate) fn bound_to(&mut self, node: &NodeName) {
         self.bound.push(node.clone());

@@ -11,11 +11,13 @@
 mod alike;
 mod survey;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::input::NodeName;
+use crate::fit;
+use crate::input::{Exclusive, GpuRequest, NodeName, Requirements};
 use crate::node_state::NodeState;
+use crate::shelf::Amounts;
 use crate::vram;
 use alike::{GroupKey, Interner, TwinKey, WaterKey};
 
@@ -40,6 +42,7 @@ pub(crate) struct Row {
     /// False when the node has more devices than are noted.
     all_noted: bool,
     idle: u16,
+    vacant: u16,
     devices: u8,
     /// Memory free for jobs that share, by device.
     free: [u64; DEVICES],
@@ -59,25 +62,32 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// A node appeared, changed or went.
-    pub(crate) fn note(&mut self, name: &NodeName, state: Option<&NodeState>) {
+    /// A node appeared, changed or went. True when something may fit now that did not.
+    pub(crate) fn note(&mut self, name: &NodeName, state: Option<&NodeState>) -> bool {
         let place = self.rows.binary_search_by(|row| row.name.cmp(name));
+        let row = state.and_then(|state| self.row(name, state));
         if let Ok(at) = place {
-            let (twin, group, water) =
-                (self.rows[at].twin, self.rows[at].group, self.rows[at].water);
-            self.twins.give(twin);
-            self.groups.give(group);
-            self.waters.give(water);
+            let before = &self.rows[at];
+            self.twins.give(before.twin);
+            self.groups.give(before.group);
+            self.waters.give(before.water);
         }
-        let Some(row) = state.and_then(|state| self.row(name, state)) else {
+        let Some(row) = row else {
             if let Ok(at) = place {
                 self.rows.remove(at);
             }
-            return;
+            return false;
         };
         match place {
-            Ok(at) => self.rows[at] = row,
-            Err(at) => self.rows.insert(at, row),
+            Ok(at) => {
+                let more = row.offers_more_than(&self.rows[at]);
+                self.rows[at] = row;
+                more
+            }
+            Err(at) => {
+                self.rows.insert(at, row);
+                true
+            }
         }
     }
 
@@ -115,6 +125,7 @@ impl Fleet {
             whole: false,
             all_noted: node.gpus.len() <= DEVICES,
             idle: 0,
+            vacant: 0,
             devices: u8::try_from(node.gpus.len()).unwrap_or(u8::MAX),
             free: [0; DEVICES],
             reach: [0; DEVICES],
@@ -151,6 +162,22 @@ impl Fleet {
 }
 
 impl Row {
+    /// May something fit here that did not fit before?
+    fn offers_more_than(&self, before: &Self) -> bool {
+        let more = |now: &[u64], before: &[u64]| now.iter().zip(before).any(|(now, was)| now > was);
+        // Numbers of groups are used again, but not while a row has them.
+        self.group != before.group
+            || !self.all_noted
+            || self.cpu > before.cpu
+            || self.memory > before.memory
+            || self.jobs < before.jobs
+            || (before.whole && !self.whole)
+            || self.idle > before.idle
+            || self.vacant > before.vacant
+            || more(&self.free, &before.free)
+            || more(&self.reach, &before.reach)
+    }
+
     /// Takes over what is promised on the node.
     fn measure(&mut self, state: &NodeState) {
         let Some(node) = &state.facts else {
@@ -162,6 +189,8 @@ impl Row {
         self.whole = state.whole_jobs > 0;
         let idle = state.gpus.iter().filter(|device| device.headroom.idle);
         self.idle = u16::try_from(idle.count()).unwrap_or(u16::MAX);
+        let vacant = state.gpus.iter().filter(|device| device.headroom.vacant);
+        self.vacant = u16::try_from(vacant.count()).unwrap_or(u16::MAX);
         let devices = node.gpus.iter().zip(&state.gpus);
         let noted = self.free.iter_mut().zip(&mut self.reach);
         for ((gpu, device), (free, reach)) in devices.zip(noted) {
@@ -172,5 +201,118 @@ impl Row {
                 *free
             };
         }
+    }
+}
+
+impl Row {
+    /// May the node take a job that needs this but for amounts, and these amounts? What does not change while jobs come and
+    /// go is not looked at. Says yes to less of everything when it does to more.
+    pub(crate) fn admits(&self, needs: &Requirements, amounts: &Amounts) -> bool {
+        if self.whole
+            || (needs.exclusive == Exclusive::Node && self.jobs > 0)
+            || self.max_jobs.is_some_and(|most| self.jobs >= most)
+            || amounts.cpu.0 > self.cpu
+            || amounts.memory.0 > self.memory
+        {
+            return false;
+        }
+        match needs.gpus {
+            GpuRequest::None => true,
+            GpuRequest::Whole(count) => u32::from(self.idle) >= count,
+            GpuRequest::Vram { count, .. } => {
+                let wanted = amounts.vram.0.max(1);
+                let enough = self.reach.iter().filter(|reach| wanted <= **reach);
+                !self.all_noted || enough.count() >= count as usize
+            }
+        }
+    }
+}
+
+/// Nodes where something was freed, for a look through those who may use it.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    /// Their places in the fleet, when they are few.
+    few: Vec<usize>,
+    /// When they are many, what the best of them had of each when the look began.
+    many: Option<Box<Row>>,
+}
+
+/// Most nodes that are looked at one by one.
+const ONE_BY_ONE: usize = 32;
+
+impl Freed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_none()
+    }
+}
+
+impl Fleet {
+    /// The nodes of these names.
+    pub(crate) fn freed(&self, names: &BTreeSet<NodeName>) -> Freed {
+        let place = |name: &NodeName| self.rows.binary_search_by(|row| row.name.cmp(name)).ok();
+        let few: Vec<usize> = names.iter().filter_map(place).collect();
+        if few.len() <= ONE_BY_ONE {
+            return Freed { few, many: None };
+        }
+        let rows = few.iter().map(|at| self.rows[*at].clone());
+        Freed {
+            many: rows.reduce(Row::best_of_both).map(Box::new),
+            few: Vec::new(),
+        }
+    }
+
+    /// Those of them that may take a job for good, where the job needs this but for amounts.
+    pub(crate) fn open_to(
+        &self,
+        freed: &Freed,
+        needs: &Requirements,
+        nodes: &BTreeMap<NodeName, NodeState>,
+    ) -> Freed {
+        let open = |at: &usize| {
+            let node = nodes.get_key_value(&self.rows[*at].name);
+            node.is_some_and(|(name, state)| fit::fixed_misfit(needs, name, state).is_none())
+        };
+        Freed {
+            few: freed.few.iter().copied().filter(open).collect(),
+            many: freed.many.clone(),
+        }
+    }
+
+    /// May one of them take a job that needs this and these amounts?
+    pub(crate) fn any_admits(&self, freed: &Freed, needs: &Requirements, asked: &Amounts) -> bool {
+        let mut few = freed.few.iter();
+        few.any(|at| self.rows[*at].admits(needs, asked))
+            || freed
+                .many
+                .as_ref()
+                .is_some_and(|row| row.admits(needs, asked))
+    }
+
+    /// Their names; `None` when there are so many that every node is to be looked at.
+    pub(crate) fn names(&self, freed: &Freed) -> Option<Vec<&NodeName>> {
+        let rows = freed.many.is_none().then_some(&freed.few)?;
+        Some(rows.iter().map(|at| &self.rows[*at].name).collect())
+    }
+}
+
+impl Row {
+    /// A node that has as much of each as the one of two that has more, with the largest devices first.
+    fn best_of_both(mut self, mut other: Self) -> Self {
+        self.reach.sort_unstable_by(|one, two| two.cmp(one));
+        other.reach.sort_unstable_by(|one, two| two.cmp(one));
+        for (mine, reach) in self.reach.iter_mut().zip(other.reach) {
+            *mine = reach.max(*mine);
+        }
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        self.whole &= other.whole;
+        self.all_noted &= other.all_noted;
+        self.idle = self.idle.max(other.idle);
+        self.jobs = self.jobs.min(other.jobs);
+        self.max_jobs = match (self.max_jobs, other.max_jobs) {
+            (Some(one), Some(two)) => Some(one.max(two)),
+            _ => None,
+        };
+        self
     }
 }
