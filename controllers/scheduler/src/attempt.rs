@@ -49,16 +49,13 @@ impl Cluster {
             self.pending.set_possible(id, self.shape);
         }
         // A job that nodes keep waiting and that knows no reason yet is told it when all is placed.
-        match by_queue {
-            Some(why) => {
-                self.note_progress(id);
-                self.pending.block(id, Blocked::ByQueue, self.epoch);
-                self.pending.set_reason(id, why.known());
-            }
-            None => {
-                self.pending.block(id, Blocked::ByNodes, self.epoch);
-                self.note_waiting(id, now);
-            }
+        if let Some(why) = by_queue {
+            self.note_progress(id);
+            self.pending.block(id, Blocked::ByQueue, self.epoch);
+            self.pending.set_reason(id, why.known());
+        } else {
+            self.pending.block(id, Blocked::ByNodes, self.epoch);
+            self.note_waiting(id, now);
         }
         Tried::Waits
     }

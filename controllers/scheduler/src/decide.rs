@@ -14,7 +14,7 @@ use crate::explain::Explanation;
 use crate::fleet::Freed;
 use crate::input::{BoundJob, Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName};
 use crate::order::{Heads, Place};
-use crate::pending::{Blocked, ClassId, ShelfKey};
+use crate::pending::{Blocked, Class, ClassId, ShelfKey};
 use crate::ranking::Pass;
 use crate::reserve::{Nomination, Reservation, Slot, Views};
 use crate::shelf::Amounts;
@@ -312,7 +312,7 @@ impl Cluster {
             let Some(why) = self.class_reason(id) else {
                 continue;
             };
-            let lane = self.pending.classes.get(&id).map(|class| class.lane());
+            let lane = self.pending.classes.get(&id).map(Class::lane);
             self.pending.told(id, &key.place);
             let job = key.place.uid;
             decisions.push(Decision::Waiting { job, why });
