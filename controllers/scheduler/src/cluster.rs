@@ -203,8 +203,13 @@ impl Cluster {
             }
             _ => {}
         }
+        let kept = self.take_hold_over(&job);
         self.remove_job(&job.uid.clone());
+        let uid = job.uid.clone();
         self.insert_pending(job);
+        if let Some(kept) = kept {
+            self.put_hold_back(&uid, kept);
+        }
         true
     }
 

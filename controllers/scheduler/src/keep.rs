@@ -88,6 +88,25 @@ impl Cluster {
         }
     }
 
+    /// What is kept for a waiting job that changes, if it needs the same as before.
+    pub(crate) fn take_hold_over(&mut self, changed: &Job) -> Option<Hold> {
+        let known = self.waiting_job(&changed.uid)?;
+        if known.requirements != changed.requirements {
+            return None;
+        }
+        self.holds.remove(&changed.uid)
+    }
+
+    /// Keeps for a changed job what was kept for it before.
+    pub(crate) fn put_hold_back(&mut self, uid: &JobUid, hold: Hold) {
+        // It may be elsewhere in the order, so that others are kept out by it, or no longer.
+        for node in hold.nodes() {
+            self.node_freed(node);
+        }
+        self.holds.entitled.news = true;
+        self.holds.insert(uid, hold.reservation, hold.nominated);
+    }
+
     /// When something that is kept must be looked at again, although nothing happened.
     pub(crate) fn next_reservation(&self) -> Option<Millis> {
         let soon = self.holds.entitled.soon.first().map(|(from, _)| *from);
@@ -283,7 +302,12 @@ impl Cluster {
                         .flat_map(|old| old.slots.iter().map(|slot| slot.node.clone())),
                 );
                 touched.extend(next.slots.iter().map(|slot| slot.node.clone()));
-                if old.as_ref().is_some_and(|old| old.slots != next.slots) {
+                // Who ends in time for a promise was kept out while there was none.
+                let opens = |old: &Reservation| {
+                    old.slots != next.slots
+                        || (old.not_later_than.is_none() && next.not_later_than.is_some())
+                };
+                if old.as_ref().is_some_and(opens) {
                     self.give_up_slots(uid, None);
                 }
                 if next.slots.is_empty() {

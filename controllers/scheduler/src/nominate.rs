@@ -19,7 +19,7 @@ use crate::node_state::NodeState;
 use crate::order::Key;
 use crate::pending::{Blocked, ClassId};
 use crate::preempt::{self, Plan};
-use crate::reserve::{Nominated, Nomination, Reservation, Slot};
+use crate::reserve::{Hold, Nominated, Nomination, Reservation, Slot};
 use crate::timeline::{self, Leaves};
 
 /// Most nominations under way at a time.
@@ -252,6 +252,9 @@ impl Cluster {
                 // Those that are being stopped already are enough.
                 break;
             }
+            if self.is_promised_sooner(&uid, &plan, now) {
+                continue;
+            }
             let slot = Slot {
                 job: uid.clone(),
                 node: plan.placement.node.clone(),
@@ -265,6 +268,15 @@ impl Cluster {
             decisions.push(decided);
         }
         plans
+    }
+
+    /// Does a job start sooner by what is reserved for it than once these victims are gone?
+    fn is_promised_sooner(&self, uid: &JobUid, plan: &Plan, now: Millis) -> bool {
+        let promised = self.holds.of(uid).and_then(Hold::until);
+        let here = self.jobs_on(&plan.placement.node);
+        let victims = here.filter(|job| plan.victims.iter().any(|victim| victim.job == job.uid));
+        let longest = victims.map(|job| job.terms.grace).max().unwrap_or_default();
+        promised.is_some_and(|promised| promised <= now.plus(longest))
     }
 
     /// The cheapest plan on all nodes, or, for a class that was planned for before, on those where something changed since.
