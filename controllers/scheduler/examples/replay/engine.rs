@@ -11,16 +11,13 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use scheduler::{
     BoundJob, Cluster, Decision, GpuRequest, GpuUuid, Job, JobUid, Millis, Placement, Requirements,
-    Span, Terms, preempt,
+    Span, Terms,
 };
 
 use crate::fleet::Fleet;
 use crate::outcome::{Ended, Meter, Outcome, Record};
 use crate::policy::{Checkpoint, Policy};
 use crate::trace::TraceJob;
-
-/// Waiting jobs, the first in order, for which room is sought by displacing others at a time.
-const MOST_PLANS: usize = 8;
 
 /// Looks without an effect while nothing else can happen, after which those that wait are taken to wait for ever.
 const MOST_IDLE_LOOKS: u32 = 64;
@@ -57,8 +54,8 @@ pub(crate) struct Engine<'a> {
     running: BTreeMap<usize, Running>,
     /// Waiting jobs by declared priority, submission and line.
     waiting: BTreeSet<(Reverse<i32>, Millis, usize)>,
-    /// Declared priorities of running jobs that may be displaced.
-    displaceable: BTreeMap<i32, usize>,
+    /// Reservations that were given, or given anew at another place or time.
+    reservations: u64,
     /// Jobs by GPU.
     busy: BTreeMap<GpuUuid, u32>,
     capacity: BTreeMap<GpuUuid, u64>,
@@ -95,7 +92,7 @@ impl<'a> Engine<'a> {
             records: vec![Record::default(); jobs.len()],
             running: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            displaceable: BTreeMap::new(),
+            reservations: 0,
             busy: BTreeMap::new(),
             capacity,
             meter: Meter::new(jobs, fleet),
@@ -228,19 +225,26 @@ impl<'a> Engine<'a> {
     /// Lets the cluster decide and carries it out; true when something was decided.
     fn decide(&mut self) -> bool {
         let decisions = self.cluster.decide(self.now, usize::MAX);
-        let mut changed = !decisions.is_empty();
+        let changed = !decisions.is_empty();
         for decision in decisions {
-            if let Decision::Bind(placement) = decision {
-                self.starts(placement);
-            } else if let Decision::Infeasible { job, why } = decision {
-                let at = line(&job);
-                self.no_longer_waits(at);
-                self.records[at].ended = Some((self.now, Ended::Impossible(why.to_string())));
-                self.cluster.remove_job(&job);
+            match decision {
+                Decision::Bind(placement) => self.starts(placement),
+                Decision::Infeasible { job, why } => {
+                    let at = line(&job);
+                    self.no_longer_waits(at);
+                    self.records[at].ended = Some((self.now, Ended::Impossible(why.to_string())));
+                    self.cluster.remove_job(&job);
+                }
+                Decision::Nominate { nomination, .. } => {
+                    for victim in nomination.iter().flat_map(|one| &one.victims) {
+                        self.stops(victim);
+                    }
+                }
+                Decision::Reserve { reservation, .. } => {
+                    self.reservations += u64::from(reservation.is_some());
+                }
+                Decision::Waiting { .. } => {}
             }
-        }
-        if self.policy.preemption {
-            changed |= self.displace();
         }
         changed
     }
@@ -283,9 +287,6 @@ impl<'a> Engine<'a> {
                 self.events.push(Reverse((saves, Kind::Saves, at, attempt)));
             }
         }
-        if job.preemptible {
-            *self.displaceable.entry(bound.priority).or_default() += 1;
-        }
         for gpu in &bound.gpus {
             *self.busy.entry(gpu.clone()).or_default() += 1;
         }
@@ -325,23 +326,11 @@ impl<'a> Engine<'a> {
                 }
             }
         }
-        if running.bound.terms.preemptible && running.bound.stopping.is_none() {
-            self.not_displaceable(running.bound.priority);
-        }
         self.charge(&running.bound, at, false);
         self.records[at].ran = self.records[at]
             .ran
             .saturating_add(self.now.since(running.started));
         Some(running)
-    }
-
-    fn not_displaceable(&mut self, priority: i32) {
-        if let Some(count) = self.displaceable.get_mut(&priority) {
-            *count -= 1;
-            if *count == 0 {
-                self.displaceable.remove(&priority);
-            }
-        }
     }
 
     fn charge(&mut self, bound: &BoundJob, at: usize, on: bool) {
@@ -369,30 +358,6 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Seeks room for the first jobs that wait by displacing others; true when some are told to leave.
-    fn displace(&mut self) -> bool {
-        let Some((lowest, _)) = self.displaceable.first_key_value() else {
-            return false;
-        };
-        let lowest = *lowest;
-        let first = self.waiting.iter().take(MOST_PLANS);
-        let seeking: Vec<usize> = first
-            .filter(|(Reverse(priority), ..)| *priority > lowest)
-            .map(|(_, _, at)| *at)
-            .collect();
-        let mut any = false;
-        for at in seeking {
-            let Ok(plan) = preempt::plan(&self.cluster, &uid(at), self.now) else {
-                continue;
-            };
-            for victim in plan.victims {
-                self.stops(&victim.job);
-                any = true;
-            }
-        }
-        any
-    }
-
     /// A job is told to leave.
     fn stops(&mut self, victim: &JobUid) {
         let at = line(victim);
@@ -405,10 +370,7 @@ impl<'a> Engine<'a> {
         let left = self.now.plus(self.policy.stop);
         running.bound.stopping = Some(left);
         self.cluster.upsert_bound(running.bound.clone());
-        let (attempt, priority) = (running.bound.attempt, running.bound.priority);
-        if running.bound.terms.preemptible {
-            self.not_displaceable(priority);
-        }
+        let attempt = running.bound.attempt;
         self.events.push(Reverse((left, Kind::Left, at, attempt)));
     }
 
@@ -427,6 +389,7 @@ impl<'a> Engine<'a> {
             policy: self.policy.clone(),
             records: self.records,
             meter: self.meter,
+            reservations: self.reservations,
         }
     }
 }

@@ -208,6 +208,8 @@ pub(crate) struct Outcome {
     pub(crate) policy: Policy,
     pub(crate) records: Vec<Record>,
     pub(crate) meter: Meter,
+    /// Reservations that were given, or given anew at another place or time.
+    pub(crate) reservations: u64,
 }
 
 /// How the fleet was shared among the queues.

@@ -21,8 +21,6 @@ pub(crate) struct Policy {
     /// As it was given, for the report.
     pub(crate) words: String,
     pub(crate) settings: Settings,
-    /// May jobs be displaced?
-    pub(crate) preemption: bool,
     pub(crate) checkpoint: Checkpoint,
     /// How long a displaced job takes to leave.
     pub(crate) stop: Span,
@@ -37,8 +35,11 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             words: "defaults".into(),
-            settings: Settings::default(),
-            preemption: true,
+            // Jobs start when they are bound, so promises need not allow for more.
+            settings: Settings {
+                start_allowance: Span(0),
+                ..Settings::default()
+            },
             checkpoint: Checkpoint::Every(Span::seconds(1800)),
             stop: Span::seconds(30),
             limit: Some(Span::seconds(48 * 3600)),
@@ -53,6 +54,7 @@ pub(crate) const WORDS: &str = "\
   aging=SPAN|off          a band per span waited                   aging-cap=N      most bands
   half-life=SPAN|off      of used GPU time; off: no fair share     ahead=SPAN       charged at once for what is held
   cores=N                 thousandths of a GPU that a core counts  packing=pack|spread
+  reserve-after=SPAN      wait before a reservation                reservations=N   most at a time; 0 turns them off
   preemption=on|off       may jobs be displaced                    stop=SPAN        how long they take to leave
   checkpoint=never|stop|SPAN   what a displaced job keeps: nothing, all, or the last full period
   limit=SPAN|off          limit of jobs that name none             starved=SPAN     a longer wait counts as starved";
@@ -89,7 +91,9 @@ impl Policy {
             "half-life" => settings.half_life = or_off()?,
             "ahead" => settings.charge_ahead = span(value)?,
             "cores" => settings.core_share = value.parse().map_err(|_| number())?,
-            "preemption" => self.preemption = on(value)?,
+            "reserve-after" => settings.reserve_after = span(value)?,
+            "reservations" => settings.reservations = value.parse().map_err(|_| number())?,
+            "preemption" => settings.preemption = on(value)?,
             "stop" => self.stop = span(value)?,
             "limit" => self.limit = or_off()?,
             "starved" => self.starved = span(value)?,
@@ -137,7 +141,10 @@ mod tests {
         assert_eq!(policy.settings.half_life, None);
         assert_eq!(policy.checkpoint, Checkpoint::AtStop);
         assert_eq!(policy.packing, Packing::Spread);
-        assert_eq!(Policy::read("").unwrap().settings, Settings::default());
+        assert_eq!(
+            Policy::read("").unwrap().settings,
+            Policy::default().settings
+        );
     }
 
     #[test]

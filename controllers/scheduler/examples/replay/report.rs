@@ -124,6 +124,10 @@ fn tables(outcome: &Outcome, jobs: &[TraceJob]) -> Vec<Table> {
                 ),
                 row("GPUs in use", Figure::Percent(gpus)),
                 row("VRAM promised", Figure::Percent(vram)),
+                row(
+                    "reservations given",
+                    Figure::Count(real(outcome.reservations)),
+                ),
                 row("displaced", Figure::Count(real(displaced))),
                 row("work lost by it", Figure::GpuHours(lost / 3600.0)),
             ],

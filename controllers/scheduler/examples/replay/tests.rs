@@ -1,5 +1,7 @@
 //! The replay as a whole: nothing is lost, the same input gives the same report, and rules can be seen at work.
 
+use std::fmt::Write as _;
+
 use scheduler::{Millis, Span};
 
 use crate::engine::replay;
@@ -9,6 +11,7 @@ use crate::outcome::{Ended, Outcome};
 use crate::plot::plot;
 use crate::policy::Policy;
 use crate::report::report;
+use crate::sweep::sweep;
 use crate::trace::{self, TraceJob};
 
 const FLEET: &str = "nodes 2 cpu=64 memory=512Gi gpus=8x80Gi nvlink=all\nnodes 4 cpu=32 memory=128Gi gpus=4x24Gi\n\
@@ -43,7 +46,7 @@ fn every_job_ends_or_is_said_to_wait_and_does_all_its_work_once() {
     for (seed, words) in [
         (1, ""),
         (2, "aging=10m,preemption=off"),
-        (3, "checkpoint=never,cores=0"),
+        (3, "checkpoint=never,reservations=0"),
         (4, "checkpoint=stop,packing=spread,half-life=off"),
     ] {
         let jobs = made(400, seed);
@@ -127,6 +130,23 @@ fn a_job_of_higher_priority_displaces_one_that_resumes_from_its_checkpoint() {
 }
 
 #[test]
+fn a_reservation_lets_a_wide_job_start_under_an_endless_stream_of_small_ones() {
+    let mut trace = String::from("submit,run,gpus,limit\n10,10m,4,10m\n");
+    for at in 0..600 {
+        writeln!(trace, "{},20m,1,20m", at * 300).unwrap();
+    }
+    let fleet = "nodes 1 cpu=64 gpus=4x24Gi";
+    let wide = |settings: &str| {
+        let (jobs, outcome) = play(&trace, fleet, settings);
+        let at = jobs.iter().position(|job| job.gpus == 4).unwrap();
+        outcome.records[at].waited
+    };
+    // One minute until the reservation, and the longest limit of what runs then.
+    assert!(wide("") <= Span::seconds(60 + 20 * 60), "{:?}", wide(""));
+    assert!(wide("reservations=0") > Span::seconds(10 * 3600));
+}
+
+#[test]
 fn a_limit_ends_a_job() {
     let (_, outcome) = play(
         "submit,run,gpus,limit\n0,2h,1,1h\n0,2h,1,\n",
@@ -160,11 +180,30 @@ fn weights_show_in_the_shares_while_queues_compete() {
 }
 
 #[test]
+fn a_sweep_has_a_line_for_every_setting() {
+    let policies = ["aging=10m", "reservations=0"].map(|words| Policy::read(words).unwrap());
+    let table = sweep(
+        &[made(60, 1), made(60, 2)],
+        &Fleet::read(FLEET).unwrap(),
+        &policies,
+    );
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .collect();
+    assert_eq!(rows.len(), 3);
+    assert!(
+        rows.iter()
+            .all(|row| row.matches('|').count() == rows[0].matches('|').count())
+    );
+}
+
+#[test]
 fn the_picture_is_well_formed_and_needs_nothing_else() {
     let fleet = Fleet::read(FLEET).unwrap();
     let mut jobs = made(150, 5);
     jobs[0].queue = "<odd> & \"quoted\"".into();
-    let policies = ["", "aging=10m"].map(|words| Policy::read(words).unwrap());
+    let policies = ["", "reservations=0"].map(|words| Policy::read(words).unwrap());
     let outcomes = policies.map(|policy| replay(&jobs, &fleet, &policy));
     for count in 1..=2 {
         let svg = plot(&outcomes[..count]);
