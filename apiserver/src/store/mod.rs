@@ -13,15 +13,19 @@
 //! # Assumptions
 //! One process has the store open, and one committer writes to it (see [`crate::cache`]).
 
+mod durable;
 mod embedded;
+mod journal;
+mod lock;
 mod memory;
 mod object;
+mod pending;
 mod record;
 mod space;
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, sync::Arc};
 
-pub use embedded::{EmbeddedOptions, EmbeddedStore};
+pub use durable::{EmbeddedOptions, EmbeddedStore};
 pub use memory::MemoryStore;
 pub use object::{
     Body, Change, CommitError, Encoded, EventType, Expect, FIRST_REVISION, IndexEntry,
@@ -34,7 +38,7 @@ pub use space::FREE_SPACE_FLOOR;
 pub type Floors = BTreeMap<Arc<str>, Revision>;
 
 /// What is written at once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The last revision before this batch.
     pub after: Revision,
@@ -238,6 +242,8 @@ pub enum StoreError {
     CommitterEnded,
 }
 
+#[cfg(test)]
+mod durable_tests;
 #[cfg(test)]
 mod process_tests;
 #[cfg(test)]

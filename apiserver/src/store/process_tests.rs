@@ -11,7 +11,10 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{EmbeddedOptions, EmbeddedStore, FIRST_REVISION, Store, StoreError};
+use super::{
+    EmbeddedOptions, EmbeddedStore, FIRST_REVISION, Store, StoreError,
+    tests::{Lag, small},
+};
 use crate::cache::{
     Cache, ListAt, ListQuery,
     testing::{HandClock, JOBS, Thing, open, options, outcome, records, written_revision},
@@ -28,9 +31,13 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn cache(dir: &Path, floor: u64) -> Cache {
+    lagging_cache(dir, floor, Lag::Some)
+}
+
+fn lagging_cache(dir: &Path, floor: u64, lag: Lag) -> Cache {
     let options_on_disk = EmbeddedOptions {
         free_space_floor: floor,
-        ..EmbeddedOptions::new(dir)
+        ..small(dir, lag)
     };
     let store = EmbeddedStore::open(options_on_disk).unwrap();
     open(&Arc::new(store), options(&HandClock::default()))
@@ -219,13 +226,22 @@ fn the_floor_stops_writes_before_the_disk_is_full() {
 
 #[test]
 fn a_disk_that_is_really_full_costs_nothing_that_was_acknowledged() {
+    fill_really(Lag::Some);
+}
+
+#[test]
+fn a_disk_that_is_full_of_journal_costs_nothing_that_was_acknowledged() {
+    fill_really(Lag::All);
+}
+
+fn fill_really(lag: Lag) {
     let Some(disk) = SmallDisk::mount(32) else {
         return;
     };
     let runtime = runtime();
     let _guard = runtime.enter();
     let path = disk.dir.path().join("data");
-    let before = cache(&path, 0);
+    let before = lagging_cache(&path, 0, lag);
     let (names, refusal) = runtime.block_on(fill(&before));
     assert_eq!(refusal, "storage failed");
     let failed = runtime.block_on(before.failed());

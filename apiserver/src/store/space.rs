@@ -42,14 +42,22 @@ impl Space {
         }
     }
 
-    /// Makes sure that there is enough space to open the store, by giving up the reserve if need be.
-    pub(super) fn make_room_to_open(&self) -> Result<(), StoreError> {
+    /// Makes sure that there is enough space to open the store: if need be, by calling `release`, which
+    /// gives up what is dispensable, and then by giving up the reserve.
+    pub(super) fn make_room_to_open(
+        &self,
+        release: &dyn Fn() -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let needed = RESERVE_BYTES.min(self.floor);
         let io = |source: io::Error| StoreError::Io {
             action: "read the free space of",
             path: self.dir.clone(),
             source: source.into(),
         };
+        if (self.free)().map_err(io)? >= needed {
+            return Ok(());
+        }
+        release().map_err(io)?;
         if (self.free)().map_err(io)? >= needed {
             return Ok(());
         }
@@ -90,10 +98,11 @@ impl Space {
         }
     }
 
-    /// May another batch be written? When the free space cannot be told, yes.
-    pub(super) fn room(&self) -> Room {
+    /// May another batch be written, when `owed` bytes of the free space are spoken for? When the free
+    /// space cannot be told, yes.
+    pub(super) fn room(&self, owed: u64) -> Room {
         let floor = self.floor;
-        match (self.free)() {
+        match (self.free)().map(|free| free.saturating_sub(owed)) {
             Ok(free) if free < floor / 2 => Room::None { free, floor },
             Ok(free) if free < floor => Room::Low { free, floor },
             _ => Room::Enough,
@@ -153,7 +162,7 @@ mod tests {
             (0, Room::None { free: 0, floor }),
         ] {
             free.store(bytes, Ordering::Relaxed);
-            assert_eq!(space.room(), wanted);
+            assert_eq!(space.room(0), wanted);
         }
     }
 
@@ -166,12 +175,12 @@ mod tests {
         assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES);
 
         free.store(0, Ordering::Relaxed);
-        space.make_room_to_open().unwrap();
+        space.make_room_to_open(&|| Ok(())).unwrap();
         assert!(!reserve.exists(), "the reserve is still there");
         space.restore_reserve();
         assert!(!reserve.exists(), "the reserve came back on a full disk");
 
-        let error = space.make_room_to_open().unwrap_err();
+        let error = space.make_room_to_open(&|| Ok(())).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, StoreError::Full { .. }), "{text}");
         assert!(text.contains(&*dir.path().to_string_lossy()) && text.contains("free some space"));

@@ -21,7 +21,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     Batch, EmbeddedOptions, EmbeddedStore, FIRST_REVISION, Floors, MemoryStore, ObjectKey,
-    Operation, Record, Removal, Revision, Room, Store, StoreError, encoded_len,
+    Operation, Record, Removal, Revision, Room, Store, StoreError, durable::Tuning, encoded_len,
+    journal::Sizes,
 };
 use crate::{
     cache::{
@@ -33,16 +34,54 @@ use crate::{
 
 const FIRST: Revision = FIRST_REVISION;
 
+/// When the database takes over what was committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lag {
+    /// As soon as it can.
+    None,
+    /// Every few batches.
+    Some,
+    /// Not before it is closed.
+    All,
+}
+
+/// A journal of small segments, so that a test sees many of them.
+pub(super) fn small(dir: &Path, lag: Lag) -> EmbeddedOptions {
+    let (takeover_bytes, takeover_after) = match lag {
+        Lag::None => (0, Duration::ZERO),
+        Lag::Some => (100_000, Duration::from_hours(1)),
+        Lag::All => (usize::MAX / 4, Duration::from_hours(1)),
+    };
+    let sizes = Sizes {
+        segment: 256 << 10,
+        step: 64 << 10,
+    };
+    EmbeddedOptions {
+        tuning: Tuning {
+            sizes,
+            takeover_bytes,
+            takeover_after,
+            most_pending: usize::MAX,
+            ..Tuning::default()
+        },
+        ..EmbeddedOptions::new(dir)
+    }
+}
+
 fn impatient(dir: &Path) -> EmbeddedOptions {
     EmbeddedOptions {
         lock_patience: Duration::ZERO,
-        ..EmbeddedOptions::new(dir)
+        ..small(dir, Lag::Some)
     }
 }
 
 /// With patience, because a test that starts a process has every lock for a moment: between fork and exec.
 fn embedded(dir: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(EmbeddedOptions::new(dir)).unwrap()
+    EmbeddedStore::open(small(dir, Lag::Some)).unwrap()
+}
+
+pub(super) fn lag() -> impl Strategy<Value = Lag> {
+    prop_oneof![Just(Lag::None), Just(Lag::Some), Just(Lag::All)]
 }
 
 fn failure(options: EmbeddedOptions) -> StoreError {
@@ -96,7 +135,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
 
 /// One step of a model check.
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     /// Each: which object, how large, deleted or not.
     Commit(Vec<(u8, usize, bool)>),
     /// Give up this many of the oldest changes.
@@ -104,7 +143,7 @@ enum Step {
     Reopen,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let size =
         prop_oneof![8 => 1..2000_usize, 1 => 15_000..60_000_usize, 1 => 400_000..700_000_usize];
     let change = (0..12_u8, size, prop::bool::weighted(0.2));
@@ -117,8 +156,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// The records that a store must have, and what it has given up.
-#[derive(Default)]
-struct Model {
+#[derive(Clone, Default)]
+pub(super) struct Model {
     records: BTreeMap<Revision, Record>,
     live: BTreeMap<String, Revision>,
     last: Revision,
@@ -126,7 +165,16 @@ struct Model {
 }
 
 impl Model {
-    fn commit(&mut self, changes: &[(u8, usize, bool)]) -> Batch {
+    /// Of a fresh store.
+    pub(super) fn new() -> Self {
+        Self {
+            last: FIRST - 1,
+            floor: FIRST - 1,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn commit(&mut self, changes: &[(u8, usize, bool)]) -> Batch {
         let mut batch = Batch {
             after: self.last,
             ..Batch::default()
@@ -149,7 +197,7 @@ impl Model {
         batch
     }
 
-    fn forget(&mut self, count: usize) -> Batch {
+    pub(super) fn forget(&mut self, count: usize) -> Batch {
         let floor = (self.floor + count as u64)
             .min(self.last.saturating_sub(1))
             .max(self.floor);
@@ -191,7 +239,14 @@ impl Model {
         live.into_values().collect()
     }
 
-    fn check(&self, store: &impl Store) {
+    /// Does the store have the same records and floor?
+    pub(super) fn agrees(&self, store: &impl Store) -> bool {
+        let floor = store.floors().unwrap().get("things").copied();
+        let records = records(store);
+        floor.unwrap_or(FIRST - 1) == self.floor && records.iter().eq(self.records.values())
+    }
+
+    pub(super) fn check(&self, store: &impl Store) {
         assert_eq!(store.last_revision(), self.last);
         assert_eq!(
             records(store),
@@ -212,12 +267,7 @@ impl Model {
 }
 
 fn check_steps<S: Store>(mut store: S, reopen: impl Fn(S) -> S, steps: &[Step]) {
-    let (last, floor) = (FIRST - 1, FIRST - 1);
-    let mut model = Model {
-        last,
-        floor,
-        ..Model::default()
-    };
+    let mut model = Model::new();
     for step in steps {
         match step {
             Step::Commit(changes) => store.commit(&model.commit(changes)).unwrap(),
@@ -238,31 +288,37 @@ proptest! {
     }
 
     #[test]
-    fn the_store_on_disk_is_the_model_across_restarts(steps in steps()) {
+    fn the_store_on_disk_is_the_model_across_restarts(steps in steps(), lag in lag()) {
         let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedStore::open(small(dir.path(), lag)).unwrap();
         let reopen = |store: EmbeddedStore| {
             drop(store);
-            embedded(dir.path())
+            open()
         };
-        check_steps(embedded(dir.path()), reopen, &steps);
+        check_steps(open(), reopen, &steps);
         prop_assert_eq!(blob_files(dir.path()), 0);
     }
 
     #[test]
-    fn a_kill_at_any_time_loses_nothing_that_was_committed(steps in steps()) {
+    fn a_kill_at_any_time_loses_nothing_that_was_committed(steps in steps(), lag in lag()) {
         let dir = tempfile::tempdir().unwrap();
-        let store = embedded(dir.path());
-        let mut model = Model { last: FIRST - 1, floor: FIRST - 1, ..Model::default() };
+        let store = EmbeddedStore::open(small(dir.path(), lag)).unwrap();
+        let mut model = Model::new();
         for (n, step) in steps.iter().enumerate() {
             match step {
                 Step::Commit(changes) => store.commit(&model.commit(changes)).unwrap(),
                 Step::Forget(count) => store.commit(&model.forget(*count)).unwrap(),
                 Step::Reopen => {}
             }
-            if n % 4 == 3 || n + 1 == steps.len() {
+            if n % 6 == 5 || n + 1 == steps.len() {
                 let killed = tempfile::tempdir().unwrap();
-                copy(dir.path(), killed.path());
-                model.check(&embedded(killed.path()));
+                store.while_still(|| copy(dir.path(), killed.path()));
+                // Opened twice, because the first may be killed before it has taken over.
+                let again = tempfile::tempdir().unwrap();
+                let opened = EmbeddedStore::open(small(killed.path(), Lag::All)).unwrap();
+                opened.while_still(|| copy(killed.path(), again.path()));
+                model.check(&opened);
+                model.check(&embedded(again.path()));
             }
         }
     }
@@ -401,13 +457,7 @@ fn a_second_server_is_told_who_is_in_the_way_and_harms_nothing() {
     assert!(matches!(error, StoreError::InUse { .. }), "{text}");
     assert!(text.contains(&*dir.path().to_string_lossy()) && text.contains("stop that server"));
     store
-        .commit(
-            &Model {
-                last: FIRST - 1,
-                ..Model::default()
-            }
-            .commit(&[(1, 9, false)]),
-        )
+        .commit(&Model::new().commit(&[(1, 9, false)]))
         .unwrap();
     drop(store);
     assert_eq!(records(&embedded(dir.path())).len(), 1);
@@ -491,11 +541,7 @@ fn a_full_disk_is_opened_with_the_reserve_and_refused_without_it() {
         }
     };
     let store = EmbeddedStore::open(options()).unwrap();
-    let one = Model {
-        last: FIRST - 1,
-        ..Model::default()
-    }
-    .commit(&[(1, 9, false)]);
+    let one = Model::new().commit(&[(1, 9, false)]);
     store.commit(&one).unwrap();
     assert_eq!(store.room(), Room::Enough);
     free.store(0, Ordering::Relaxed);
@@ -522,13 +568,7 @@ fn what_an_interrupted_first_start_leaves_does_not_stop_the_next() {
     fs::write(log.join("snap.00000000000FFFFF.generating"), "half").unwrap();
     let store = embedded(dir.path());
     store
-        .commit(
-            &Model {
-                last: FIRST - 1,
-                ..Model::default()
-            }
-            .commit(&[(1, 9, false)]),
-        )
+        .commit(&Model::new().commit(&[(1, 9, false)]))
         .unwrap();
     drop(store);
     fs::write(log.join("snap.FFFFFFFFFFFFFFFF.generating"), "half").unwrap();
@@ -539,11 +579,7 @@ fn what_an_interrupted_first_start_leaves_does_not_stop_the_next() {
 fn objects_of_the_largest_size_make_no_blob_files() {
     let dir = tempfile::tempdir().unwrap();
     let store = embedded(dir.path());
-    let mut model = Model {
-        last: FIRST - 1,
-        floor: FIRST - 1,
-        ..Model::default()
-    };
+    let mut model = Model::new();
     for n in 0..24 {
         store
             .commit(&model.commit(&[(n % 6, 3 << 20, false), (7, 20, false)]))
