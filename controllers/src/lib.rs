@@ -13,12 +13,16 @@ mod cancel;
 mod name;
 mod node;
 mod placement;
+mod preemption;
 mod requeue;
 mod run;
+mod scheduling;
 mod shell;
 mod timeout;
 mod ttl;
 
 pub use admission::{Withheld, resolve};
 pub use name::{ControllerName, UnknownController};
+pub use placement::{Objects, Snapshot, Standing};
 pub use run::{Clock, Options, RunError, run};
+pub use scheduling::{Scheduling, SchedulingError};

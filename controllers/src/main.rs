@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use controllers::{ControllerName, Options, run};
+use controllers::{ControllerName, Options, Scheduling, run};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,9 @@ struct Arguments {
     /// Seconds the fleet has for registering before a job is called infeasible.
     #[arg(long, default_value_t = Options::default().settle_seconds)]
     settle_seconds: u64,
+    /// Settings of scheduling, a YAML file: agingSeconds, fairShareHalfLifeSeconds and others. Default: as documented for each.
+    #[arg(long, value_name = "FILE")]
+    scheduling: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -45,6 +48,13 @@ async fn main() -> ExitCode {
 }
 
 async fn start(arguments: Arguments) -> anyhow::Result<()> {
+    let scheduling = match &arguments.scheduling {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(Scheduling::parse(&text)?))
+            .with_context(|| format!("failed to read {}", path.display()))?,
+        None => Scheduling::default(),
+    };
     let config = match &arguments.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)
@@ -64,6 +74,7 @@ async fn start(arguments: Arguments) -> anyhow::Result<()> {
     let options = Options {
         only: (!only.is_empty()).then_some(only),
         settle_seconds: arguments.settle_seconds,
+        scheduling,
         ..Options::default()
     };
     run(client, options, shutdown).await?;

@@ -16,6 +16,8 @@ pub enum ControllerName {
     Node,
     /// Binds jobs to nodes.
     Placement,
+    /// Stops the jobs that must leave for a nominated one.
+    Preemption,
     /// Sends ended attempts back to the queue.
     Requeue,
     /// Enforces time limits.
@@ -26,9 +28,10 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All controllers, in the order in which they look at things.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Admission,
         Self::Placement,
+        Self::Preemption,
         Self::Cancel,
         Self::Requeue,
         Self::Timeout,
@@ -45,6 +48,7 @@ impl ControllerName {
             Self::Cancel => "cancel",
             Self::Node => "node",
             Self::Placement => "placement",
+            Self::Preemption => "preemption",
             Self::Requeue => "requeue",
             Self::Timeout => "timeout",
             Self::Ttl => "ttl",

@@ -9,8 +9,8 @@ use kube::Client;
 use rand::Rng;
 use tokio_util::sync::CancellationToken;
 
-use crate::ControllerName;
 use crate::shell::{Controller, Driver};
+use crate::{ControllerName, Scheduling};
 
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -31,6 +31,8 @@ pub struct Options {
     pub not_ready_seconds: u64,
     /// Most writes in flight at once. Default: 64.
     pub writes_in_flight: usize,
+    /// How jobs are scheduled. Default: as each setting says.
+    pub scheduling: Scheduling,
 }
 
 impl Default for Options {
@@ -42,6 +44,7 @@ impl Default for Options {
             settle_seconds: 10,
             not_ready_seconds: 40,
             writes_in_flight: 64,
+            scheduling: Scheduling::default(),
         }
     }
 }
@@ -54,6 +57,7 @@ impl fmt::Debug for Options {
             .field("settle_seconds", &self.settle_seconds)
             .field("not_ready_seconds", &self.not_ready_seconds)
             .field("writes_in_flight", &self.writes_in_flight)
+            .field("scheduling", &self.scheduling)
             .finish_non_exhaustive()
     }
 }
@@ -104,6 +108,10 @@ fn controller(name: ControllerName, options: &Options) -> Box<dyn Controller> {
         ControllerName::Placement => Box::new(crate::placement::Placement::new(
             (options.clock)(),
             options.settle_seconds,
+            options.scheduling.clone(),
+        )),
+        ControllerName::Preemption => Box::new(crate::preemption::Preemption::new(
+            options.scheduling.settings(scheduler::Millis(i64::MAX)),
         )),
         ControllerName::Requeue => Box::new(crate::requeue::Requeue),
         ControllerName::Timeout => Box::new(crate::timeout::Timeout),

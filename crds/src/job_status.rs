@@ -10,6 +10,7 @@ use crate::job::{
     Dependency, EnvVar, Exclusive, FenceAction, GpuRequirements, OnNodeLost, OnPreemption,
     Preference, Toleration,
 };
+use crate::queue::Packing;
 
 /// What was decided for a job and observed of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -227,6 +228,9 @@ pub struct Effective {
     /// Nodes that it would rather run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferences: Option<Sourced<Vec<Preference>>>,
+    /// How it is laid out, where its queue says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Sourced<Packing>>,
     /// Name of the profile in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Sourced<String>>,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, cancel, completion, delete, describe, get, logs, submit, version, wait,
+    apply, cancel, completion, delete, describe, get, logs, preempt, priority, submit, version,
+    wait, why,
 };
 use crate::connection::Choice;
 use crate::{exit, sync, up};
@@ -71,6 +72,14 @@ pub enum Command {
     Logs(logs::Args),
     /// End jobs for good and keep their objects
     Cancel(cancel::Args),
+    /// Displace running jobs, or what keeps a job waiting
+    Preempt(preempt::Args),
+    /// Set a job's priority, also while it waits
+    Priority(priority::Args),
+    /// Add to a job's priority, also while it waits
+    Nudge(priority::NudgeArgs),
+    /// Say why a job waits, who is ahead, when it may start, and what would start it now
+    Why(why::Args),
     /// Keep objects as a directory of files says
     Sync(sync::Args),
     /// Show the versions of this binary and of the server

@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    apply, cancel, completion, delete, describe, get, logs, submit, version, wait,
+    apply, cancel, completion, delete, describe, get, logs, preempt, priority, submit, version,
+    wait, why,
 };
 use crate::connection::Connection;
 use crate::error::Error;
@@ -128,7 +129,7 @@ async fn execute(cli: Cli, connection: Option<Connection>, output: Output) -> Ex
     let namespace = cli.global.namespace.clone().unwrap_or(connection.namespace);
     let mut session = Session::new(api, namespace, output.clone());
     session.namespace_given = cli.global.namespace.is_some();
-    let result = dispatch(&mut session, &cli.command).await;
+    let result = Box::pin(dispatch(&mut session, &cli.command)).await;
     session.say_warnings();
     settle(&output, result)
 }
@@ -140,9 +141,13 @@ async fn dispatch(session: &mut Session, command: &Command) -> Result<Exit, Erro
         Command::Describe(args) => describe::run(session, args).await,
         Command::Delete(args) => delete::run(session, args).await,
         Command::Submit(args) => submit::run(session, args).await,
-        Command::Wait(args) => wait::run(session, args).await,
+        Command::Wait(args) => Box::pin(wait::run(session, args)).await,
         Command::Logs(args) => logs::run(session, args).await,
         Command::Cancel(args) => cancel::run(session, args).await,
+        Command::Preempt(args) => preempt::run(session, args).await,
+        Command::Priority(args) => priority::run(session, args).await,
+        Command::Nudge(args) => priority::nudge(session, args).await,
+        Command::Why(args) => Box::pin(why::run(session, args)).await,
         Command::Sync(args) => sync::run(session, args).await,
         Command::Version(args) => version::run(Some(session), &session.output, args).await,
         Command::Completion(args) => completion::run(&session.output, args),

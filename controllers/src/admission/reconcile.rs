@@ -1,6 +1,8 @@
 //! The shell of admission.
 
-use crds::{DEFAULT_QUEUE, Job};
+use std::sync::Arc;
+
+use crds::{DEFAULT_QUEUE, Job, Queue};
 use jiff::Timestamp;
 
 use super::decide::{Observed, decide, enqueue_time, in_force};
@@ -49,6 +51,10 @@ impl Controller for Admission {
                 }
             }
             Change::Queue(delta) => {
+                let spec = |queue: &Option<Arc<Queue>>| queue.as_ref().map(|q| q.spec.clone());
+                if spec(&delta.old) == spec(&delta.new) {
+                    return;
+                }
                 for (key, job) in world.jobs.iter() {
                     let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
                     if *delta.key.name == *queue && !is_ended(job) {

@@ -98,6 +98,10 @@ pub fn resolve<'a>(
         node_name: spec.node_name.clone().map(of_job),
         directories: directories(spec),
         preferences: (!spec.preferences.is_empty()).then(|| of_job(spec.preferences.clone())),
+        packing: queue.and_then(|queue| queue.packing).map(|value| Sourced {
+            value,
+            source: Source::Queue,
+        }),
         profile: name.map(|value| Sourced {
             value,
             source: if spec.profile.is_some() {
@@ -132,13 +136,6 @@ pub fn resolve<'a>(
             OnNodeLost::Wait
         })
     });
-    let gpu = effective.gpu.as_ref().map(|gpu| &gpu.value);
-    if gpu.is_some_and(|gpu| gpu.interconnect.is_some()) {
-        return Err(Withheld::NotSupportedYet("spec.resources.gpu.interconnect"));
-    }
-    if gpu.is_some_and(|gpu| gpu.slice.is_some()) {
-        return Err(Withheld::NotSupportedYet("spec.resources.gpu.slice"));
-    }
     resolve_amounts(&mut effective, &layers, queue)?;
     join_profile(&mut effective, spec, profile.map(|profile| &profile.spec));
     Ok(effective)
@@ -158,8 +155,6 @@ fn refuse_unsupported(spec: &JobSpec) -> Result<(), Withheld> {
         ("spec.image", spec.image.is_some()),
         ("spec.replicas above 1", spec.replicas.unwrap_or(1) > 1),
         ("spec.dependsOn", !spec.depends_on.is_empty()),
-        ("spec.directories", !spec.directories.is_empty()),
-        ("spec.preferences", !spec.preferences.is_empty()),
         (
             "spec.array.matrix",
             array.is_some_and(|array| !array.matrix.is_empty()),

@@ -11,7 +11,8 @@ use crds::{Job, JobStatus, Node, QueueSpec, phase};
 use jiff::Timestamp;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Estimate, Gpu, GpuRequest, JobUid, Link, MilliCpu,
-    Millis, NodeName, QueueName, QueueState, Quota, Requirements, Span, Terms,
+    Millis, NodeName, Packing, Preference, QueueName, QueueState, Quota, Requirements, Slice,
+    Slices, Span, Terms, Wish,
 };
 
 /// Labels that every node bears, whatever its agent says.
@@ -74,27 +75,33 @@ fn millis(time: Timestamp) -> Millis {
     Millis(time.as_millisecond())
 }
 
-fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
-    let arc = |text: &String| Arc::<str>::from(text.as_str());
+/// How many GPUs, and how much of each.
+pub(super) fn gpu_request(effective: &Effective) -> GpuRequest {
     let count = effective.gpus.value;
-    let gpus = match &effective.vram_bytes {
+    match &effective.vram_bytes {
         _ if count == 0 => GpuRequest::None,
         Some(vram) => GpuRequest::Vram {
             count,
             bytes: Bytes(vram.value),
         },
         None => GpuRequest::Whole(count),
-    };
+    }
+}
+
+fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
+    let arc = |text: &String| Arc::<str>::from(text.as_str());
     let gpu = effective.gpu.as_ref().map(|gpu| &gpu.value);
     let capability = gpu.and_then(|gpu| gpu.min_compute_capability.as_deref());
     let min_memory = gpu.and_then(|gpu| gpu.min_memory.as_ref());
     let selector = effective.node_selector.iter().flat_map(|s| &s.value);
     let needs = effective.needs.iter().flat_map(|needs| &needs.value);
     let tolerations = effective.tolerations.iter().flat_map(|t| &t.value);
+    let directories = effective.directories.iter().flat_map(|d| &d.value);
+    let preferences = effective.preferences.iter().flat_map(|p| &p.value);
     Requirements {
         cpu: MilliCpu(effective.cpu_millis.value),
         memory: Bytes(effective.memory_bytes.value),
-        gpus,
+        gpus: gpu_request(effective),
         gpu_model: gpu.and_then(|gpu| gpu.model.as_ref()).map(arc),
         gpu_min_memory: min_memory.and_then(|memory| memory.bytes().ok()).map(Bytes),
         gpu_min_capability: capability.and_then(Capability::parse),
@@ -122,7 +129,30 @@ fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
             Some(Interconnect::Pcie) => Link::PcieSwitch,
             Some(Interconnect::NVLink) => Link::NvLink,
         },
-        ..Requirements::default()
+        slices: match gpu.and_then(|gpu| gpu.slice.as_deref()) {
+            None => Slices::Unasked,
+            Some("*") => Slices::Allowed,
+            Some(profile) => Slices::Only(profile.into()),
+        },
+        directories: directories.map(arc).collect(),
+        prefer: preferences.map(preference).collect(),
+        packing: match effective.packing.as_ref().map(|packing| packing.value) {
+            None | Some(crds::queue::Packing::Pack) => Packing::Pack,
+            Some(crds::queue::Packing::Spread) => Packing::Spread,
+        },
+    }
+}
+
+fn preference(preference: &crds::job::Preference) -> Preference {
+    let labels = preference.node_selector.iter();
+    Preference {
+        weight: preference.weight,
+        wishes: labels
+            .map(|(key, value)| Wish::Label {
+                key: key.as_str().into(),
+                values: [Arc::from(value.as_str())].into(),
+            })
+            .collect(),
     }
 }
 
@@ -250,13 +280,22 @@ pub(super) fn node(node: &Node) -> Option<scheduler::Node> {
         max_jobs: node.spec.max_jobs,
         cpu: MilliCpu(capacity.cpu.millis().unwrap_or(0)),
         memory: Bytes(capacity.memory.bytes().unwrap_or(0)),
-        gpus: status.gpus.iter().map(gpu).collect(),
-        ..scheduler::Node::default()
+        gpus: status
+            .gpus
+            .iter()
+            .map(|one| gpu(one, &status.gpus))
+            .collect(),
+        directories: (!node.spec.directories.is_empty())
+            .then(|| node.spec.directories.iter().map(|path| arc(path)).collect()),
     })
 }
 
-fn gpu(gpu: &GpuStatus) -> Gpu {
+/// A GPU, among all of its node.
+fn gpu(gpu: &GpuStatus, all: &[GpuStatus]) -> Gpu {
     let capability = gpu.compute_capability.as_deref();
+    // Where no GPU is said to be joined or below a switch, nobody has looked.
+    let looked = |gpu: &GpuStatus| gpu.pcie_switch.is_some() || !gpu.nvlinks.is_empty();
+    let joined = all.iter().filter(|other| gpu.nvlinks.contains(&other.uuid));
     Gpu {
         uuid: gpu.uuid.as_str().into(),
         index: gpu.index,
@@ -279,7 +318,15 @@ fn gpu(gpu: &GpuStatus) -> Gpu {
             })
             .collect(),
         numa: gpu.numa_node,
-        ..Gpu::default()
+        slice: gpu.slice.as_ref().map(|slice| Slice {
+            parent: slice.parent.as_str().into(),
+            profile: slice.profile.as_str().into(),
+        }),
+        pcie_switch: gpu.pcie_switch.as_deref().map(Arc::from),
+        nvlinks: all
+            .iter()
+            .any(looked)
+            .then(|| joined.map(|other| other.index).collect()),
     }
 }
 
@@ -303,5 +350,87 @@ pub(super) fn queue(queue: &QueueSpec) -> QueueState {
         borrow: queue.borrowing.as_ref().map(limits),
         weight: queue.weight.unwrap_or(1),
         ..QueueState::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::node::{GpuSlice, NodeCapacity};
+    use crds::{JobSpec, NodeSpec, NodeStatus};
+
+    use super::*;
+    use crate::admission::resolve;
+
+    fn node_of(gpus: Vec<GpuStatus>) -> scheduler::Node {
+        let mut node = Node::new("n", NodeSpec::default());
+        node.status = Some(NodeStatus {
+            capacity: Some(NodeCapacity::default()),
+            gpus,
+            ..NodeStatus::default()
+        });
+        super::node(&node).unwrap()
+    }
+
+    fn card(index: u32, nvlinks: &[u32]) -> GpuStatus {
+        let uuid = |index: &u32| format!("GPU-{index}");
+        GpuStatus {
+            uuid: uuid(&index),
+            index,
+            nvlinks: nvlinks.iter().map(uuid).collect(),
+            ..GpuStatus::default()
+        }
+    }
+
+    #[test]
+    fn links_are_known_only_where_somebody_looked() {
+        let unknown = node_of(vec![card(0, &[]), card(1, &[])]);
+        assert_eq!(unknown.gpus[0].nvlinks, None);
+        let known = node_of(vec![card(0, &[2, 7]), card(1, &[]), card(2, &[0])]);
+        assert_eq!(
+            known.gpus[0].nvlinks,
+            Some(vec![2]),
+            "7 is not of this node"
+        );
+        assert_eq!(known.gpus[1].nvlinks, Some(vec![]));
+        let slice = GpuSlice {
+            parent: "GPU-9".to_owned(),
+            profile: "1g.10gb".to_owned(),
+        };
+        let sliced = GpuStatus {
+            slice: Some(slice),
+            ..card(3, &[])
+        };
+        let slice = node_of(vec![sliced]).gpus[0].slice.clone().unwrap();
+        assert_eq!(
+            (slice.parent.as_str(), &*slice.profile),
+            ("GPU-9", "1g.10gb")
+        );
+    }
+
+    #[test]
+    fn what_a_job_would_like_and_where_its_files_are_reach_the_core() {
+        let spec: JobSpec = serde_json::from_value(serde_json::json!({
+            "command": ["x"],
+            "workingDir": "/home/me/run",
+            "directories": ["/data"],
+            "preferences": [{"weight": -5, "nodeSelector": {"disk": "slow"}}],
+            "resources": {"gpus": 1, "gpu": {"slice": "1g.10gb", "interconnect": "NVLink"}},
+        }))
+        .unwrap();
+        let mut queue = crds::Queue::new("default", QueueSpec::default());
+        queue.spec.packing = Some(crds::queue::Packing::Spread);
+        let effective = resolve(&spec, Some(&queue), [].iter()).unwrap();
+        let needs = requirements(&effective, None);
+        let directories: Vec<&str> = needs.directories.iter().map(|path| &**path).collect();
+        assert_eq!(directories, ["/data", "/home/me/run"]);
+        assert_eq!(needs.slices, Slices::Only("1g.10gb".into()));
+        assert_eq!(needs.interconnect, Link::NvLink);
+        assert_eq!(needs.packing, Packing::Spread);
+        assert_eq!(needs.prefer[0].weight, -5);
+        let slow = Wish::Label {
+            key: "disk".into(),
+            values: ["slow".into()].into(),
+        };
+        assert_eq!(needs.prefer[0].wishes, [slow]);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crds::job_status::{Binding, Effective, Outcome, Waiting};
-use crds::{Job, JobStatus, Node, RELEASE_FINALIZER};
+use crds::job_status::{Binding, Effective, Outcome, Reservation, Waiting};
+use crds::{Job, JobStatus, Node, PREEMPT_BLOCKERS_ANNOTATION, RELEASE_FINALIZER};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
@@ -156,18 +156,25 @@ pub(super) fn infeasible(job: &Arc<Job>, why: String, now: Timestamp) -> Option<
     Op::job_status(job, next)
 }
 
-/// The write of a reason; nothing when the job bears that class already.
-pub(super) fn tell(job: &Arc<Job>, reason: Reason) -> Option<Op> {
+/// Does somebody want others displaced for the attempt that comes next?
+pub(super) fn room_is_wanted(job: &Job, status: &JobStatus) -> bool {
+    let annotations = job.metadata.annotations.as_ref();
+    let wanted = annotations.and_then(|all| all.get(PREEMPT_BLOCKERS_ANNOTATION)?.parse().ok());
+    wanted == status.attempt.checked_add(1)
+}
+
+/// The write of a reason, and of what is reserved for the job; nothing when the job bears that class already.
+pub(super) fn tell(job: &Arc<Job>, reason: Reason, reservation: Option<Reservation>) -> Option<Op> {
     let status = job.status.as_ref()?;
     let known = status.waiting.as_ref();
-    if known.is_some_and(|known| known.reason == reason.class) {
+    if known.is_some_and(|known| known.reason == reason.class && known.reservation == reservation) {
         return None;
     }
     let mut next = status.clone();
     next.waiting = Some(Waiting {
         reason: reason.class.to_owned(),
         message: Some(reason.message),
-        reservation: None,
+        reservation,
     });
     Op::job_status(job, next)
 }
@@ -324,9 +331,9 @@ mod tests {
             class,
             message: "5 free".to_owned(),
         };
-        let told = applied(&Plan::of(tell(&job, reason("A")))).unwrap();
-        assert_eq!(tell(&told, reason("A")), None);
-        assert!(tell(&told, reason("B")).is_some());
+        let told = applied(&Plan::of(tell(&job, reason("A"), None))).unwrap();
+        assert_eq!(tell(&told, reason("A"), None), None);
+        assert!(tell(&told, reason("B"), None).is_some());
     }
 
     #[test]

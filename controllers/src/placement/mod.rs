@@ -1,7 +1,10 @@
 //! Placement: binds waiting jobs to nodes, and says of the others why they wait.
 //!
 //! - **Owns** `status.binding` and `status.attempt` at the bind, `status.waiting` of resolved jobs, the outcome Infeasible.
-//! - **Reads** Job, Node, Queue. All decisions are the scheduling core's (`scheduler::Cluster`), which is fed with changes and
+//!   Also `status.usage` of queues, at most once a minute.
+//!   What is kept for a waiting job: `status.waiting.reservation` and `status.nomination`, which names the victims.
+//! - **Reads** Job, Node, Queue; the annotation `gctl.dev/preempt-blockers-attempt` of a waiting job, for whose next attempt
+//!   somebody wants room to be made. All decisions are the scheduling core's (`scheduler::Cluster`), which is fed with changes and
 //!   never with the whole state, but for the first time.
 //! - **Writes** job status, each write bound to the version that was decided on.
 //! - **Never places** a job without the release finalizer, one that is not admitted in its present generation, one that is
@@ -19,8 +22,13 @@
 mod ancestors;
 mod convert;
 mod decide;
+mod holds;
 mod reconcile;
 mod runtimes;
+mod snapshot;
 mod untold;
+mod usage;
 
 pub(crate) use reconcile::Placement;
+pub use snapshot::{Objects, Snapshot, Standing};
+pub(crate) use snapshot::{is_waiting, scene};

@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::{Job, phase};
+use crds::job_status::Victim;
+use crds::{Job, Queue, phase};
 use jiff::Timestamp;
-use scheduler::{Cluster, Decision, JobState, JobUid, Millis, NodeName, QueueName, Settings};
+use scheduler::{
+    Cluster, Decision, Estimate, JobState, JobUid, Millis, NodeName, QueueName, preempt,
+};
 
 use super::ancestors::ancestors;
 use super::convert::Known;
 use super::decide::{View, avoidance, bind, infeasible, tell, view};
+use super::holds::{self, Holds};
 use super::runtimes::Runtimes;
 use super::untold::{Reason, Untold};
-use super::{convert, decide};
-use crate::ControllerName;
+use super::{convert, decide, usage};
 use crate::shell::{
     Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, later, suspend_wanted, uid,
 };
+use crate::{ControllerName, Scheduling};
 
 /// Most binds in one plan: as many as may be in flight by default, so that the next plan rests on newer facts.
 const BINDS_A_PLAN: usize = 64;
@@ -24,11 +28,14 @@ const BINDS_A_PLAN: usize = 64;
 const DECISIONS_A_CALL: usize = 256;
 /// How long a job rests whose write the API server refused.
 const REFUSED_SECS: u64 = 30;
+/// How long room that somebody asked for is kept beyond the grace of those who leave it.
+const PATIENCE_SECS: u64 = 60;
 
 /// Placement.
 pub(crate) struct Placement {
     started: Timestamp,
     settle_seconds: u64,
+    scheduling: Scheduling,
     epoch: u64,
     cluster: Cluster,
     /// False until the first node is known: then the fleet begins to settle.
@@ -47,15 +54,26 @@ pub(crate) struct Placement {
     /// The attempt that was handed back, and until when its node is avoided.
     avoided: BTreeMap<Key, (u32, Timestamp)>,
     runtimes: Runtimes,
+    /// How long waiting jobs were taken to run when they were looked at last.
+    estimates: BTreeMap<JobUid, Option<Estimate>>,
+    holds: Holds,
+    /// Nominations so far, for their ids.
+    nominations: u64,
+    /// Waiting jobs for which somebody wants room to be made.
+    wanting: BTreeSet<Key>,
+    /// When to look next at what queues have used; nothing while nobody uses anything.
+    usage_due: Option<Timestamp>,
 }
 
 impl Placement {
-    pub(crate) fn new(started: Timestamp, settle_seconds: u64) -> Self {
+    pub(crate) fn new(started: Timestamp, settle_seconds: u64, scheduling: Scheduling) -> Self {
+        let unsettled = scheduling.settings(Millis(i64::MAX));
         Self {
             started,
             settle_seconds,
+            scheduling,
             epoch: u64::try_from(started.as_second()).unwrap_or(0),
-            cluster: unsettled(),
+            cluster: Cluster::new(unsettled),
             has_nodes: false,
             keys: BTreeMap::new(),
             untold: Untold::default(),
@@ -66,6 +84,11 @@ impl Placement {
             resting: BTreeSet::new(),
             avoided: BTreeMap::new(),
             runtimes: Runtimes::default(),
+            estimates: BTreeMap::new(),
+            holds: Holds::default(),
+            nominations: 0,
+            wanting: BTreeSet::new(),
+            usage_due: None,
         }
     }
 
@@ -74,20 +97,54 @@ impl Placement {
         self.has_nodes = true;
         let found = world.is_synced();
         let from = if found { now } else { self.started };
-        self.cluster = Cluster::new(Settings {
-            settled_at: millis(later(from, self.settle_seconds)),
-            // Nobody here stops victims.
-            preemption: false,
-            ..Settings::default()
-        });
+        let settled_at = millis(later(from, self.settle_seconds));
+        self.cluster = Cluster::new(self.scheduling.settings(settled_at));
         for (key, queue) in world.queues.iter() {
             let name = QueueName::from(&*key.name);
+            usage::restore(&mut self.cluster, &name, queue);
             self.cluster
                 .upsert_queue(&name, convert::queue(&queue.spec));
         }
         for (key, job) in world.jobs.iter() {
             self.feed(key, job, world, now);
         }
+        for (key, job) in world.jobs.iter() {
+            self.restore(key, job, now);
+        }
+    }
+
+    /// What the status of a waiting job says is kept for it is kept again.
+    fn restore(&mut self, key: &Key, job: &Job, now: Timestamp) {
+        let id = convert::job_uid(job);
+        if self.cluster.job_state(&id) != Some(JobState::Pending) {
+            return;
+        }
+        let status = job.status.as_ref();
+        let waiting = status.and_then(|status| status.waiting.as_ref());
+        let reservation = waiting.and_then(|waiting| waiting.reservation.clone());
+        let nomination = status.and_then(|status| status.nomination.clone());
+        if let Some(known) = &reservation {
+            let known = holds::restored_reservation(&id, known);
+            self.cluster.restore_reservation(&id, known);
+            self.holds.reserve(key, reservation);
+        }
+        if let Some(known) = &nomination {
+            let known = holds::restored_nomination(&id, known, millis(now));
+            self.cluster.nominate(&id, known);
+            self.holds.nominate(key, nomination);
+        }
+    }
+
+    /// How long a waiting job will probably run. While something is kept for it that does not change: to the core it would be
+    /// another job.
+    fn estimate(&mut self, key: &Key, job: &Job) -> Option<Estimate> {
+        let id = convert::job_uid(job);
+        if !self.holds.keeps(key) && self.cluster.reservation(&id).is_none() {
+            let estimate = self.runtimes.estimate(job);
+            self.estimates.insert(id, estimate);
+            return estimate;
+        }
+        self.estimates.get(&id).copied().flatten()
     }
 
     /// Tells the core what a job is now. True when something may be decided because of it.
@@ -98,6 +155,8 @@ impl Placement {
             View::Holds(status, binding) => {
                 self.keys.insert(id, key.clone());
                 self.untold.remove(key);
+                self.holds.remove(key);
+                self.usage_due.get_or_insert(now + usage::PAUSE);
                 let estimate = self.runtimes.estimate(job);
                 let bound = convert::bound_job(job, status, binding, estimate);
                 self.cluster.upsert_bound(bound);
@@ -109,9 +168,12 @@ impl Placement {
                 }
                 self.keys.insert(id, key.clone());
                 let avoid = self.avoid(key, status, now);
+                if decide::room_is_wanted(job, status) {
+                    self.wanting.insert(key.clone());
+                }
                 let known = Known {
                     avoid: avoid.as_deref(),
-                    estimate: self.runtimes.estimate(job),
+                    estimate: self.estimate(key, job),
                     ancestors: ancestors(job, |key| world.jobs.get(key).map(AsRef::as_ref)),
                 };
                 let waiting = convert::waiting_job(job, effective, status, known);
@@ -137,7 +199,9 @@ impl Placement {
     /// The core forgets a job. True when that may have freed something.
     fn drop_job(&mut self, key: &Key, id: &JobUid) -> bool {
         self.untold.remove(key);
+        self.holds.remove(key);
         self.keys.remove(id);
+        self.estimates.remove(id);
         let held = matches!(
             self.cluster.job_state(id),
             Some(JobState::Bound | JobState::Assumed)
@@ -183,6 +247,7 @@ impl Placement {
             if let Some(job) = world.jobs.get(&key) {
                 self.cluster.remove_job(&convert::job_uid(job));
                 self.feed(&key, job, world, now);
+                self.restore(&key, job, now);
             }
         }
     }
@@ -221,6 +286,7 @@ impl Placement {
             Decision::Bind(placement) => {
                 self.untold.remove(&key);
                 self.untold.on_bind(now);
+                self.holds.remove(&key);
                 let node = world.nodes.get(&Key::cluster(placement.node.as_str()));
                 let node = node.map(AsRef::as_ref);
                 bind(job, &placement, node, self.epoch, now)
@@ -238,8 +304,101 @@ impl Placement {
                 self.untold.add(&key, reason, now);
                 None
             }
-            // Kept in this process; what is written of it does not decide anything.
-            Decision::Reserve { .. } | Decision::Nominate { .. } => None,
+            Decision::Reserve { job, reservation } => {
+                self.keep(&job, &key, reservation);
+                None
+            }
+            Decision::Nominate { nomination, .. } => {
+                match nomination {
+                    Some(nomination) => self.nominate(&key, &nomination, world),
+                    None => self.holds.nominate(&key, None),
+                }
+                None
+            }
+        }
+    }
+
+    /// What the core reserves is to be written, for each job that has a slot of it.
+    fn keep(&mut self, id: &JobUid, key: &Key, reservation: Option<scheduler::Reservation>) {
+        let Some(reservation) = reservation else {
+            self.holds.reserve(key, None);
+            return;
+        };
+        let until = reservation.not_later_than;
+        for slot in &reservation.slots {
+            let of = if slot.job == *id {
+                Some(key)
+            } else {
+                self.keys.get(&slot.job)
+            };
+            if let Some(of) = of {
+                self.holds
+                    .reserve(of, Some(holds::reservation(slot, until)));
+            }
+        }
+    }
+
+    /// What the core nominates is to be written, for each job that has a slot of it; the victims are named by each.
+    fn nominate(&mut self, key: &Key, nomination: &scheduler::Nomination, world: &World) {
+        self.nominations += 1;
+        let id = format!("{}-{}", self.epoch, self.nominations);
+        let victims = nomination.victims.iter().filter_map(|uid| {
+            let (key, job) = self.job(uid, world)?;
+            Some(Victim {
+                namespace: key.namespace.to_string(),
+                name: key.name.to_string(),
+                uid: uid.to_string(),
+                attempt: job.status.as_ref()?.attempt,
+            })
+        });
+        let victims: Vec<Victim> = victims.collect();
+        for slot in &nomination.slots {
+            let of = self.keys.get(&slot.job).unwrap_or(key);
+            let said = holds::nomination(id.clone(), slot, victims.clone(), nomination.expires);
+            self.holds.nominate(of, Some(said));
+        }
+    }
+
+    /// Makes room for the jobs that somebody wants it for, as far as others may be displaced for them.
+    fn make_room(&mut self, world: &World, now: Timestamp) {
+        for key in std::mem::take(&mut self.wanting) {
+            let Some(job) = world.jobs.get(&key) else {
+                continue;
+            };
+            let id = convert::job_uid(job);
+            let nominated = job.status.as_ref().is_some_and(|s| s.nomination.is_some());
+            if nominated || self.holds.is_nominated(&key) {
+                continue;
+            }
+            let plan = match preempt::plan(&self.cluster, &id, millis(now)) {
+                Ok(plan) => plan,
+                Err(why) => {
+                    tracing::info!(namespace = %key.namespace, name = %key.name, %why, "nobody is displaced");
+                    continue;
+                }
+            };
+            let graces = plan.victims.iter().filter_map(|victim| {
+                let (_, job) = self.job(&victim.job, world)?;
+                let effective = job.status.as_ref()?.effective.as_ref()?;
+                Some(effective.termination_grace_period_seconds.value)
+            });
+            let longest = u64::from(graces.max().unwrap_or(0));
+            let nomination = scheduler::Nomination {
+                slots: vec![scheduler::Slot {
+                    job: id.clone(),
+                    node: plan.placement.node.clone(),
+                    gpus: plan.placement.gpus.clone(),
+                }],
+                victims: plan
+                    .victims
+                    .iter()
+                    .map(|victim| victim.job.clone())
+                    .collect(),
+                expires: millis(later(now, longest + PATIENCE_SECS)),
+            };
+            if self.cluster.nominate(&id, nomination.clone()) {
+                self.nominate(&key, &nomination, world);
+            }
         }
     }
 
@@ -254,10 +413,30 @@ impl Placement {
             let Some(job) = world.jobs.get(&key) else {
                 continue;
             };
-            if let Some(op) = tell(job, reason) {
+            let reservation = self.holds.reservation(&key).cloned();
+            if let Some(op) = tell(job, reason, reservation) {
                 self.untold.on_write(&key);
                 plan.ops.push(op);
             }
+        }
+    }
+
+    /// Writes what queues have used, from time to time while any job holds something.
+    fn record_usage(&mut self, world: &World, now: Timestamp, plan: &mut Plan) {
+        if self.usage_due.is_none_or(|due| now < due) {
+            return;
+        }
+        let held = world.nodes.iter().any(|(key, _)| {
+            let node = NodeName::from(&*key.name);
+            self.cluster.jobs_on(&node).next().is_some()
+        });
+        self.usage_due = held.then(|| now + usage::PAUSE);
+        let settings = self.scheduling.settings(Millis(0));
+        for (key, queue) in world.queues.iter() {
+            let used = self
+                .cluster
+                .usage(&QueueName::from(&*key.name), millis(now));
+            plan.ops.extend(usage::record(queue, used, settings, now));
         }
     }
 
@@ -265,16 +444,9 @@ impl Placement {
         let core = self.cluster.look_again().map(timestamp);
         let later = self.later.first().map(|(at, _)| *at);
         let untold = self.untold.next_due(now);
-        core.into_iter().chain(later).chain(untold).min()
+        let times = [core, later, untold, self.usage_due];
+        times.into_iter().flatten().min()
     }
-}
-
-/// A cluster that calls nothing infeasible.
-fn unsettled() -> Cluster {
-    Cluster::new(Settings {
-        settled_at: Millis(i64::MAX),
-        ..Settings::default()
-    })
 }
 
 fn millis(time: Timestamp) -> Millis {
@@ -326,6 +498,10 @@ impl Controller for Placement {
                 if let Some(job) = &delta.new {
                     let before = delta.old.as_deref().filter(|_| replaced.is_none());
                     self.runtimes.on_change(before, job);
+                    if self.holds.on_change(&delta.key, before, job) {
+                        // The core does not know yet that somebody withdrew the nomination.
+                        self.cluster.remove_job(&convert::job_uid(job));
+                    }
                     let id = convert::job_uid(job);
                     let assumed = self.cluster.job_state(&id) == Some(JobState::Assumed);
                     let status = job.status.as_ref();
@@ -335,6 +511,10 @@ impl Controller for Placement {
                         news = true;
                     }
                     news |= self.feed(&delta.key, job, world, now);
+                    if before.is_none() {
+                        self.restore(&delta.key, job, now);
+                    }
+                    news |= self.holds.is_waiting() || !self.wanting.is_empty();
                 }
                 if any.spec.array.is_some()
                     && concerns_members(delta.old.as_deref(), delta.new.as_deref())
@@ -368,8 +548,15 @@ impl Controller for Placement {
             }
             Change::Queue(delta) => {
                 let name = QueueName::from(&*delta.key.name);
+                let spec = |queue: &Option<Arc<Queue>>| queue.as_ref().map(|q| q.spec.clone());
+                if delta.old.is_some() && spec(&delta.old) == spec(&delta.new) {
+                    return;
+                }
                 match &delta.new {
                     Some(queue) => {
+                        if delta.old.is_none() {
+                            usage::restore(&mut self.cluster, &name, queue);
+                        }
                         let queue = convert::queue(&queue.spec);
                         self.cluster.upsert_queue(&name, queue);
                     }
@@ -384,9 +571,13 @@ impl Controller for Placement {
     fn reconcile(&mut self, _: &Subject, world: &World, now: Timestamp) -> Plan {
         self.refresh(world, now);
         let mut plan = self.decide(world, now);
+        self.make_room(world, now);
+        plan.ops
+            .extend(self.holds.take_due(|key| world.jobs.get(key)));
         let again = std::mem::take(&mut self.unanswered);
         plan.ops.extend(again.into_values());
         self.tell(world, now, &mut plan);
+        self.record_usage(world, now, &mut plan);
         if plan.look_again.is_none() {
             plan.look_again = self.next_look(now);
         }
@@ -398,6 +589,12 @@ impl Controller for Placement {
             return;
         };
         let key = Key::of(&base.metadata);
+        if self.holds.on_answer(&key, failure.is_some()) {
+            if self.holds.is_waiting() {
+                wanted.fleet();
+            }
+            return;
+        }
         let told = self.untold.on_answer(&key);
         // After a failure the queue's pause comes first.
         match failure {

@@ -43,8 +43,17 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
 fn preempted(status: &JobStatus) -> JobStatus {
     let effective = status.effective.as_ref();
     match effective.map_or(OnPreemption::default(), |e| e.on_preemption.value) {
-        OnPreemption::Requeue => phase::requeue(status, "it was preempted"),
+        OnPreemption::Requeue => phase::requeue(status, &preempted_for(status)),
         OnPreemption::Stop => ended(status, Outcome::Preempted),
+    }
+}
+
+/// Whom it made room for, as far as the stop says.
+fn preempted_for(status: &JobStatus) -> String {
+    let stop = phase::current_stop(status);
+    match stop.and_then(|stop| stop.message.as_deref()) {
+        Some(why) => format!("it was preempted: {why}"),
+        None => "it was preempted".to_owned(),
     }
 }
 

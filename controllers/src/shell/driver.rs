@@ -228,6 +228,11 @@ impl Driver {
                 self.on_changes(delta.map(Change::Node));
                 None
             }
+            Ok(Reply::Queue(queue)) => {
+                let delta = self.world.queues.on_reply(*queue);
+                self.on_changes(delta.map(Change::Queue));
+                None
+            }
             Ok(Reply::Done) => None,
             Err(failure) => Some(failure),
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::{Job, JobStatus, Node, NodeStatus, phase};
+use crds::{Job, JobStatus, Node, NodeStatus, Queue, QueueStatus, phase};
 use jiff::Timestamp;
 
 use super::store::Key;
@@ -72,6 +72,13 @@ pub(crate) enum Op {
         /// The status it shall have.
         next: Box<NodeStatus>,
     },
+    /// Change the status of a queue.
+    QueueStatus {
+        /// The queue as it was seen.
+        base: Arc<Queue>,
+        /// The status it shall have.
+        next: Box<QueueStatus>,
+    },
 }
 
 impl Op {
@@ -92,13 +99,16 @@ impl Op {
             | Self::DeleteJob { base } => Target::Job(Key::of(&base.metadata)),
             Self::CreateJob(job) => Target::Job(Key::of(&job.metadata)),
             Self::NodeStatus { base, .. } => Target::Node(Key::of(&base.metadata)),
+            Self::QueueStatus { base, .. } => Target::Queue(Key::of(&base.metadata)),
         }
     }
 
     /// What it does, for the log.
     pub(crate) fn verb(&self) -> &'static str {
         match self {
-            Self::JobStatus { .. } | Self::NodeStatus { .. } => "update status",
+            Self::JobStatus { .. } | Self::NodeStatus { .. } | Self::QueueStatus { .. } => {
+                "update status"
+            }
             Self::JobFinalizers { .. } => "update finalizers",
             Self::CreateJob(_) => "create",
             Self::DeleteJob { .. } => "delete",
@@ -113,6 +123,8 @@ pub(crate) enum Target {
     Job(Key),
     /// A node.
     Node(Key),
+    /// A queue.
+    Queue(Key),
 }
 
 impl std::fmt::Display for Target {
@@ -120,6 +132,7 @@ impl std::fmt::Display for Target {
         match self {
             Self::Job(key) => write!(f, "job {key}"),
             Self::Node(key) => write!(f, "node {key}"),
+            Self::Queue(key) => write!(f, "queue {key}"),
         }
     }
 }

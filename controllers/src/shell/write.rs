@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::{Job, Node};
+use crds::{Job, Node, Queue};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
@@ -24,6 +24,8 @@ pub(crate) enum Reply {
     Job(Box<Job>),
     /// The node as it is now.
     Node(Box<Node>),
+    /// The queue as it is now.
+    Queue(Box<Queue>),
     /// Nothing to take in.
     Done,
 }
@@ -121,6 +123,17 @@ async fn send(client: Client, op: &Op) -> Result<Reply, Failure> {
                 .patch_status(name(&base.metadata), &params(), &Patch::Merge(&patch))
                 .await?;
             Ok(Reply::Node(Box::new(node)))
+        }
+        Op::QueueStatus { base, next } => {
+            let patch = status_patch(&base.metadata, base.status.as_ref(), next.as_ref())?;
+            let Some(patch) = patch else {
+                return Ok(Reply::Done);
+            };
+            let queues: Api<Queue> = Api::all(client);
+            let queue = queues
+                .patch_status(name(&base.metadata), &params(), &Patch::Merge(&patch))
+                .await?;
+            Ok(Reply::Queue(Box::new(queue)))
         }
         Op::JobFinalizers { base, next } => {
             let patch = json!({"metadata": {

@@ -7,9 +7,13 @@ pub mod delete;
 pub mod describe;
 pub mod get;
 pub mod logs;
+pub mod preempt;
+pub mod priority;
+mod snapshot;
 pub mod submit;
 pub mod version;
 pub mod wait;
+pub mod why;
 
 /// Whether a command only says what it would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

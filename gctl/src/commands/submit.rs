@@ -6,7 +6,7 @@ use crds::job::{ArraySpec, EnvVar, GpuRequirements, JobSpec, Resources};
 use crds::{Job, Quantity};
 use serde_json::Value;
 
-use super::{DryRun, apply, logs};
+use super::{DryRun, apply, logs, why};
 use crate::api;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -93,7 +93,8 @@ pub struct Args {
     /// Like --wait, and copy the job's output to standard output
     #[arg(long, conflicts_with_all = ["array", "output"])]
     pub logs: bool,
-    /// Make no job: print what would be made, checked by the server (or, with `client`, unchecked)
+    /// Make no job: print what would be made, checked by the server, and say where it would go and what it would displace
+    /// (or, with `client`, only print it, unchecked)
     #[arg(long, value_enum, default_value = "none", default_missing_value = "server", num_args = 0..=1, require_equals = true)]
     pub dry_run: DryRun,
     /// yaml, json, name or jsonpath=TEMPLATE
@@ -143,6 +144,9 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         name: name.clone(),
     };
     let dry = args.dry_run != DryRun::None;
+    if args.dry_run == DryRun::Server {
+        Box::pin(foretell(session, made.clone())).await?;
+    }
     match &format {
         // Somebody who asks what would be made wants to see it, not its name.
         Format::Table { .. } if dry => session
@@ -161,6 +165,17 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         return Ok(Exit::Ok);
     }
     stay(session, &target, args.logs).await
+}
+
+/// Says where a job would go and what it would displace.
+async fn foretell(session: &mut Session, made: Value) -> Result<(), Error> {
+    let Some(job) = follow::read_job(made) else {
+        return Ok(());
+    };
+    for line in why::dry_run(session, &job).await? {
+        session.output.say(line);
+    }
+    Ok(())
 }
 
 /// Stays with a job until it has ended.

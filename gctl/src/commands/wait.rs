@@ -152,7 +152,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         };
     }
     let Some(goal) = goal else {
-        return until_ended(session, &targets, args.timeout).await;
+        return Box::pin(until_ended(session, &targets, args.timeout)).await;
     };
     let mut waiting = targets;
     let result = {
@@ -244,7 +244,7 @@ async fn until_ended(
     let began = (session.clock)();
     let followed = limited(
         limit,
-        follow::follow(session, targets, Voice::Silent, began, None),
+        Box::pin(follow::follow(session, targets, Voice::Silent, began, None)),
     )
     .await;
     let Some(board) = followed else {

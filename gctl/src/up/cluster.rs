@@ -38,6 +38,7 @@ pub(super) struct Plan {
     pub(super) gpus: GpuSource,
     pub(super) sim_nodes: u32,
     pub(super) default_user: Option<String>,
+    pub(super) scheduling: controllers::Scheduling,
 }
 
 /// A running cluster.
@@ -121,8 +122,12 @@ impl Cluster {
         let mut controllers = Group::new("controllers");
         let client = connection::connect(&choice).await?.client;
         let end = controllers.end.clone();
+        let options = controllers::Options {
+            scheduling: plan.scheduling.clone(),
+            ..controllers::Options::default()
+        };
         controllers.tasks.spawn(async move {
-            controllers::run(client, controllers::Options::default(), end)
+            controllers::run(client, options, end)
                 .await
                 .map_err(|error| api::chain(&error))
         });

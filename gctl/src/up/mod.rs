@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use controllers::Scheduling;
 use tokio_util::sync::CancellationToken;
 
 use self::cluster::{Cluster, Plan};
@@ -46,6 +47,9 @@ pub struct Args {
     /// User that jobs run as which name none, when this is started by root. Default: who called sudo, else root
     #[arg(long, value_name = "USER")]
     pub run_as: Option<String>,
+    /// Settings of scheduling, a YAML file: agingSeconds, fairShareHalfLifeSeconds and others
+    #[arg(long, value_name = "FILE")]
+    pub scheduling: Option<PathBuf>,
     /// Apply this file or directory once everything runs
     #[arg(long, value_name = "PATH")]
     pub apply: Vec<PathBuf>,
@@ -98,6 +102,7 @@ pub async fn run(
 
 /// Brings everything up and says where it is.
 async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
+    let scheduling = scheduling(args.scheduling.as_deref())?;
     let default_user = default_user(args.run_as.clone());
     let data_dir = prepare(&args.data_dir, default_user.as_deref())?;
     let lock = lock::Lock::take(&data_dir)?;
@@ -119,6 +124,7 @@ async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
             gpus: gpus.source,
             sim_nodes: args.sim_nodes,
             default_user,
+            scheduling,
         },
         listener,
         lock,
@@ -139,6 +145,21 @@ async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
         out.say("");
     }
     Ok((cluster, api))
+}
+
+/// The settings that a file says.
+fn scheduling(path: Option<&Path>) -> Result<Scheduling, Error> {
+    let Some(path) = path else {
+        return Ok(Scheduling::default());
+    };
+    let fail = |source| Error::File {
+        attempted: "read the settings of scheduling",
+        path: path.to_owned(),
+        source,
+    };
+    let text = std::fs::read_to_string(path).map_err(fail)?;
+    Scheduling::parse(&text)
+        .map_err(|error| Error::Usage(format!("--scheduling {}: {error}", path.display())))
 }
 
 /// The data directory as an absolute path, made if need be. Only its owner may look into it; jobs of another user may pass through
