@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::decide::Placement;
 use crate::explain::Explanation;
 use crate::fit::{self, Score};
-use crate::input::{Exclusive, Gpu, GpuRequest, Job, Millis, NodeName};
+use crate::input::{Exclusive, Gpu, GpuRequest, Job, JobUid, Millis, NodeName};
 use crate::node_state::NodeState;
 use crate::pending::{Blocked, Class, ClassId};
 use crate::ranking::Pass;
@@ -18,6 +18,8 @@ use crate::vram;
 /// What became of a try.
 pub(crate) enum Tried {
     Fits(NodeName),
+    /// A gang, with a node for each member that has none.
+    Together(Vec<(JobUid, NodeName)>),
     Never(Arc<Explanation>),
     Waits,
 }
@@ -36,8 +38,18 @@ impl Cluster {
         };
         let (key, possible) = (class.key.clone(), class.possible);
         let needs = &key.requirements;
-        let by_queue = self.queue_reason(&key.queue, needs);
-        if by_queue.is_none()
+        let first = class.jobs.first();
+        let Some(job) = first.and_then(|place| self.waiting_job(&place.uid)) else {
+            return Tried::Waits;
+        };
+        let by_queue = self.kept_back(job);
+        if key.gang.is_some() {
+            if by_queue.is_none()
+                && let Ok(places) = self.gang_places(job, now, views)
+            {
+                return Tried::Together(places);
+            }
+        } else if by_queue.is_none()
             && let Some(node) = self.best_node(id, class, pass, views, now)
         {
             return Tried::Fits(node);

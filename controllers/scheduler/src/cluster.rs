@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fairshare::Account;
 use crate::fleet::Fleet;
+use crate::gang::Gangs;
 use crate::input::{
     BoundJob, Bytes, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState,
 };
@@ -122,6 +123,7 @@ pub struct Cluster {
     pub(crate) now: Millis,
     /// Slots that are kept for jobs that have waited long.
     pub(crate) holds: Holds,
+    pub(crate) gangs: Gangs,
 }
 
 impl Cluster {
@@ -278,6 +280,8 @@ impl Cluster {
             Some(Entry::Pending { job, class }) => {
                 self.give_up_slots(uid, None);
                 self.pending.remove(class, &job);
+                self.gangs.left(uid);
+                self.gang_changed(&job);
             }
             Some(Entry::Assumed { node, .. } | Entry::Bound { node }) => self.let_go(uid, &node),
         }
@@ -324,8 +328,23 @@ impl Cluster {
 
     fn insert_pending(&mut self, job: Job) {
         let class = self.pending.add(&job);
-        self.jobs
-            .insert(job.uid.clone(), Entry::Pending { job, class });
+        self.gangs.waits(&job);
+        self.jobs.insert(
+            job.uid.clone(),
+            Entry::Pending {
+                job: job.clone(),
+                class,
+            },
+        );
+        self.gang_changed(&job);
+    }
+
+    /// The class of a waiting job.
+    pub(crate) fn class_of(&self, uid: &JobUid) -> Option<ClassId> {
+        match self.jobs.get(uid)? {
+            Entry::Pending { class, .. } => Some(*class),
+            Entry::Assumed { .. } | Entry::Bound { .. } | Entry::Infeasible { .. } => None,
+        }
     }
 
     /// Charges a job to its node and its queue.
@@ -335,6 +354,7 @@ impl Cluster {
         self.change_queue(&job.queue, |queue| queue.used = queue.used.plus(usage));
         self.holds.room.came(&job);
         self.holds.room.changed(&job.node);
+        self.gangs.placed(&job);
         let name = job.node.clone();
         let state = self.nodes.entry(name.clone()).or_default();
         state.add(job);
@@ -343,6 +363,7 @@ impl Cluster {
 
     fn let_go(&mut self, uid: &JobUid, node: &NodeName) {
         self.version += 1;
+        self.gangs.left(uid);
         let Some(state) = self.nodes.get_mut(node) else {
             return;
         };

@@ -144,7 +144,9 @@ impl Cluster {
             };
             let place = key.place;
             let Some(class) = self.pending.classes.get(&id).map(|class| class.key.clone()) else {
-                continue;
+                // It was placed with the rest of its gang. Whoever is behind it in its list is found in another round.
+                self.holds.given_up += 1;
+                break;
             };
             match self.try_class(id, &mut pass, &mut views, now) {
                 Tried::Waits => {}
@@ -152,6 +154,14 @@ impl Cluster {
                     pass.bound_to(&node);
                     views.bound_to(&node);
                     decisions.extend(self.bind(&place.uid, &node, now).map(Decision::Bind));
+                    heads.reshare(&class.queue, self.share(&class.queue, now));
+                }
+                Tried::Together(places) => {
+                    for (uid, node) in places {
+                        pass.bound_to(&node);
+                        views.bound_to(&node);
+                        decisions.extend(self.bind(&uid, &node, now).map(Decision::Bind));
+                    }
                     heads.reshare(&class.queue, self.share(&class.queue, now));
                 }
                 Tried::Never(why) => {
@@ -275,6 +285,7 @@ impl Cluster {
             terms: job.terms,
             estimate: job.estimate,
             bound_at: now,
+            gang: job.gang.as_ref().map(|gang| gang.id.clone()),
             ..BoundJob::default()
         };
         let node = node.clone();
@@ -294,6 +305,7 @@ impl Cluster {
         if let Some(Entry::Pending { job, class }) = self.jobs.remove(uid) {
             self.give_up_slots(uid, None);
             self.pending.remove(class, &job);
+            self.gangs.left(uid);
             self.jobs.insert(uid.clone(), Entry::Infeasible { job });
         }
     }
@@ -332,11 +344,10 @@ impl Cluster {
         {
             return Some(Arc::clone(why));
         }
-        let key = class.key.clone();
         let first = class.jobs.first();
         let first = first.and_then(|place| self.waiting_job(&place.uid))?;
         let why = self
-            .queue_reason(&key.queue, &key.requirements)
+            .kept_back(first)
             .unwrap_or_else(|| self.node_reason(first, self.now));
         let why = Arc::new(why);
         self.pending.set_reason(id, why.known());

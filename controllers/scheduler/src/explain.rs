@@ -36,6 +36,22 @@ pub enum Explanation {
         /// The node.
         node: NodeName,
     },
+    /// Not all jobs that it starts with are known.
+    GangIncomplete {
+        /// Members that are.
+        present: u32,
+        /// Members that it has.
+        size: u32,
+    },
+    /// There are not enough nodes for all that it starts with now.
+    Gang {
+        /// Members that have no node.
+        wanted: u32,
+        /// How many of them would find one.
+        fitting: u32,
+        /// What keeps a member from the nodes that have no room.
+        nodes: NodeReasons,
+    },
     /// No node is known.
     NoNodes,
 }
@@ -80,6 +96,11 @@ impl Explanation {
             Explanation::QueuePaused { .. } => ReasonClass::QueuePaused,
             Explanation::QuotaExceeded { .. } => ReasonClass::QuotaExceeded,
             Explanation::PinMissing { .. } => ReasonClass::NodePinMissing,
+            Explanation::GangIncomplete { .. } => ReasonClass::GangIncomplete,
+            Explanation::Gang { nodes, .. } => nodes
+                .items
+                .first()
+                .map_or(ReasonClass::InsufficientNodes, |item| item.misfit.class()),
             Explanation::NoNodes => ReasonClass::NoNodes,
             Explanation::Nodes(reasons) | Explanation::Never(reasons) => reasons
                 .items
@@ -97,6 +118,8 @@ impl Explanation {
             | Explanation::QuotaExceeded { .. }
             | Explanation::Never(_)
             | Explanation::PinMissing { .. }
+            | Explanation::GangIncomplete { .. }
+            | Explanation::Gang { .. }
             | Explanation::NoNodes => None,
         };
         Known {
@@ -115,6 +138,23 @@ impl fmt::Display for Explanation {
             }
             Explanation::PinMissing { node } => {
                 write!(f, "the node {node} that it is pinned to is not known")
+            }
+            Explanation::GangIncomplete { present, size } => {
+                write!(f, "{present} of the {size} jobs of its gang are known")
+            }
+            Explanation::Gang {
+                wanted,
+                fitting,
+                nodes,
+            } => {
+                write!(
+                    f,
+                    "its gang needs {wanted} nodes and {fitting} of them have room"
+                )?;
+                if !nodes.items.is_empty() {
+                    f.write_str(": ")?;
+                }
+                nodes.write(false, None, f)
             }
             Explanation::NoNodes => f.write_str("no node is known"),
             Explanation::Nodes(reasons) => reasons.write(false, None, f),
@@ -183,8 +223,19 @@ impl Cluster {
         {
             return Some(Standing::Never(why));
         }
-        if let Some(why) = self.queue_reason(&job.queue, needs) {
+        if let Some(why) = self.kept_back(job) {
             return Some(Standing::Waits(why));
+        }
+        if job.gang.is_some() {
+            let places = self.gang_places(job, self.now, &mut Views::default());
+            let own = places.ok().and_then(|places| {
+                let mut places = places.into_iter();
+                places.find(|(member, _)| *member == job.uid)
+            });
+            return Some(match own {
+                Some((_, name)) => Standing::Fits(name),
+                None => Standing::Waits(self.node_reason(job, self.now)),
+            });
         }
         let candidates = self.candidates(needs);
         let scores = candidates.filter_map(|(name, state)| {
@@ -254,6 +305,11 @@ impl Cluster {
             })
         };
         match reasons {
+            Some(nodes) if job.gang.is_some() => Explanation::Gang {
+                wanted: u32::try_from(self.unit(job).len()).unwrap_or(u32::MAX),
+                fitting: self.gang_places(job, now, &mut views).err().unwrap_or(0),
+                nodes,
+            },
             Some(reasons) => Explanation::Nodes(reasons),
             None => Explanation::NoNodes,
         }

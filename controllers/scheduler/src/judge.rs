@@ -61,7 +61,10 @@ impl Cluster {
             // It is judged when it is told.
             return (cost, false);
         };
-        if let Some(why) = self.queue_reason(&key.queue, needs) {
+        let Some(job) = first.and_then(|uid| self.waiting_job(&uid)) else {
+            return (cost, false);
+        };
+        if let Some(why) = self.kept_back(job) {
             if blocked == Some(Blocked::ByNodes) {
                 self.note_progress(id);
                 self.pending.block(id, Blocked::ByQueue, self.epoch);
@@ -72,9 +75,6 @@ impl Cluster {
         if blocked == Some(Blocked::ByQueue) {
             return (cost, false);
         }
-        let Some(job) = first.and_then(|uid| self.waiting_job(&uid)) else {
-            return (cost, false);
-        };
         let mut news = judged < self.reasons_at;
         if !news {
             let changed = self.freed.range(judged + 1..).map(|(_, name)| name);

@@ -91,7 +91,7 @@ impl Cluster {
     /// What is kept for a waiting job that changes, if it needs the same as before.
     pub(crate) fn take_hold_over(&mut self, changed: &Job) -> Option<Hold> {
         let known = self.waiting_job(&changed.uid)?;
-        if known.requirements != changed.requirements {
+        if known.requirements != changed.requirements || known.gang != changed.gang {
             return None;
         }
         self.holds.remove(&changed.uid)
@@ -242,6 +242,12 @@ impl Cluster {
                 .jobs
                 .iter()
                 .filter(|place| self.holds.of(&place.uid).is_none());
+            let first = class.jobs.first();
+            let leads = first.and_then(|place| self.waiting_job(&place.uid));
+            if leads.is_none_or(|first| !self.leads(first)) {
+                continue;
+            }
+            let most = if class.key.gang.is_some() { 1 } else { most };
             for place in without.take(most) {
                 let key = self.key_of(class, place, now);
                 if others.len() == most {
@@ -396,6 +402,10 @@ impl Cluster {
         than: Option<(&Hold, Option<u64>)>,
         now: Millis,
     ) -> Option<Reservation> {
+        if job.gang.is_some() {
+            let found = self.find_gang_slots(job, now)?;
+            return Some(found).filter(|found| !found.waits_for.is_empty());
+        }
         let (slot, opening) = match than {
             None => self.best_opening(job, self.candidates(&job.requirements), now),
             Some((hold, since)) => {
@@ -421,7 +431,7 @@ impl Cluster {
     }
 
     /// The slot that is free the soonest, by promises, else by what was learned, else the one that the fewest must leave.
-    fn best_opening<'a>(
+    pub(crate) fn best_opening<'a>(
         &'a self,
         job: &Job,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,

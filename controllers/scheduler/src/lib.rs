@@ -31,6 +31,7 @@
 //! - [`preempt`]: whom to displace for a job that cannot be placed.
 //! - [`reserve`]: slots that are kept for jobs which have waited long, and what others may still do with them.
 //! - `keep`: who gets them; `nominate`: who has to leave for whom; `timeline`: what a node will be like later.
+//! - `gang`: jobs that start together or not at all.
 //! - [`check`]: invariants of the state, for tests and debug builds.
 
 mod attempt;
@@ -42,6 +43,7 @@ pub mod fairshare;
 pub mod fit;
 mod fleet;
 pub mod forecast;
+mod gang;
 pub mod input;
 mod judge;
 mod keep;
@@ -70,10 +72,10 @@ pub use explain::Explanation;
 pub use fairshare::GpuTime;
 pub use fit::Scored;
 pub use input::{
-    Attributed, BoundJob, Bytes, Capability, DesiredState, Estimate, Exclusive, Gpu, GpuRequest,
-    GpuUuid, Job, JobUid, Link, MilliCpu, Millis, Node, NodeName, Packing, Preference, QueueName,
-    QueueState, Quota, Requirements, Slice, Slices, Span, Taint, TaintEffect, Terms, Toleration,
-    Wish,
+    Attributed, BoundJob, Bytes, Capability, DesiredState, Estimate, Exclusive, Gang, Gpu,
+    GpuRequest, GpuUuid, Job, JobUid, Link, MilliCpu, Millis, Node, NodeName, Packing, Preference,
+    QueueName, QueueState, Quota, Requirements, Slice, Slices, Span, Taint, TaintEffect, Terms,
+    Toleration, Wish,
 };
 pub use reason::{Misfit, ReasonClass};
 pub use reserve::{Nomination, Reservation, Slot};

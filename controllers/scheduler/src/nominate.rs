@@ -214,6 +214,8 @@ impl Cluster {
             };
             let waits = class.blocked == Some(Blocked::ByNodes);
             let may = reclaim || lowest.is_some_and(|lowest| lowest < class.key.priority);
+            // Members of a gang would have to find victims on several nodes at once.
+            let may = may && class.key.gang.is_none();
             if waits
                 && may
                 && let Some(first) = class.jobs.first()

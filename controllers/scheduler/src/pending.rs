@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::explain::Explanation;
-use crate::input::{Job, Millis, NodeName, QueueName, Requirements, Terms};
+use crate::input::{Gang, Job, Millis, NodeName, QueueName, Requirements, Terms};
 use crate::order::Place;
 use crate::reason::ReasonClass;
 use crate::shelf::{Amounts, Shelf, without_amounts};
@@ -22,6 +22,8 @@ pub(crate) struct ClassKey {
     /// What others may do to them decides where they may be placed beside reservations.
     pub(crate) terms: Terms,
     pub(crate) requirements: Requirements,
+    /// A gang is a class of its own.
+    pub(crate) gang: Option<Gang>,
 }
 
 impl ClassKey {
@@ -31,6 +33,7 @@ impl ClassKey {
             priority: job.priority,
             terms: job.terms,
             requirements: job.requirements.clone(),
+            gang: job.gang.clone(),
         }
     }
 }

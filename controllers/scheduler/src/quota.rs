@@ -185,13 +185,18 @@ impl Cluster {
         name: &QueueName,
         needs: &Requirements,
     ) -> Option<Explanation> {
+        self.queue_reason_of(name, Usage::asked(needs))
+    }
+
+    /// Why a queue keeps jobs now that ask for so much together.
+    pub(crate) fn queue_reason_of(&self, name: &QueueName, asked: Usage) -> Option<Explanation> {
         let queue = self.queues.get(name)?;
         if queue.state.paused {
             return Some(Explanation::QueuePaused {
                 queue: name.clone(),
             });
         }
-        let limit = self.quota_limit(queue, Usage::asked(needs))?;
+        let limit = self.quota_limit(queue, asked)?;
         Some(Explanation::QuotaExceeded {
             queue: name.clone(),
             limit,

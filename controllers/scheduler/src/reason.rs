@@ -54,6 +54,10 @@ pub enum ReasonClass {
     InsufficientVram,
     /// There is room, and it is kept for a job that has waited long.
     Reserved,
+    /// There are too few nodes for all members of the job's gang.
+    InsufficientNodes,
+    /// Not all members of the job's gang are known.
+    GangIncomplete,
     /// The job's queue is paused.
     QueuePaused,
     /// The job's queue holds what it may.
@@ -87,6 +91,8 @@ impl ReasonClass {
             ReasonClass::InsufficientGpus => "InsufficientGpus",
             ReasonClass::InsufficientVram => "InsufficientVram",
             ReasonClass::Reserved => "Reserved",
+            ReasonClass::InsufficientNodes => "InsufficientNodes",
+            ReasonClass::GangIncomplete => "GangIncomplete",
             ReasonClass::QueuePaused => "QueuePaused",
             ReasonClass::QuotaExceeded => "QuotaExceeded",
         }

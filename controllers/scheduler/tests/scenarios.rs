@@ -16,7 +16,7 @@
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
 //!       slices=any|1g.10gb link=numa|switch|nvlink dirs=/data/x spread prefer=50:zone=x,-20:offers=old,10:dir=/data
-//!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER
+//!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER gang=g:3
 //! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 checkpoint=5m stopping=90
 //!             release j        undo j        confirm j        remove j        at 90
 //! decide [limit]        why j        examine j        scores j        plan j [node]
@@ -33,7 +33,7 @@ use scheduler::explain::Standing;
 use scheduler::whatif::DryRun;
 use scheduler::{
     Attributed, BoundJob, Bytes, Capability, Cluster, Decision, DesiredState, Estimate, Exclusive,
-    Gpu, GpuRequest, GpuTime, GpuUuid, Job, JobUid, Link, MilliCpu, Millis, Node, NodeName,
+    Gang, Gpu, GpuRequest, GpuTime, GpuUuid, Job, JobUid, Link, MilliCpu, Millis, Node, NodeName,
     Nomination, Packing, Placement, Preference, QueueState, Quota, Reservation, Settings, Slice,
     Slices, Slot, Span, Taint, TaintEffect, Toleration, Wish, preempt,
 };
@@ -247,6 +247,7 @@ impl World {
                 "limit" => job.terms.limit = Some(span(value)),
                 "grace" => job.terms.grace = span(value),
                 "runs" => job.estimate = Some(estimate(value)),
+                "gang" => job.gang = Some(gang(value)),
                 "after" => job.ancestors = value.split(',').map(Into::into).collect(),
                 "cpu" => needs.cpu = cpu(value),
                 "mem" => needs.memory = bytes(value),
@@ -309,6 +310,7 @@ impl World {
                 "limit" => job.terms.limit = Some(span(value)),
                 "grace" => job.terms.grace = span(value),
                 "runs" => job.estimate = Some(estimate(value)),
+                "gang" => job.gang = Some(gang(value).id),
                 "started" => job.started = Some(time(value)),
                 "checkpoint" => job.checkpointed = Some(time(value)),
                 "stopping" => job.stopping = Some(time(value)),
@@ -334,6 +336,7 @@ impl World {
                         estimate: job.estimate,
                         bound_at: self.now,
                         started: Some(self.now),
+                        gang: job.gang.as_ref().map(|gang| gang.id.clone()),
                         attempt: 1,
                         uid: placement.job,
                         node: placement.node,
@@ -477,6 +480,15 @@ fn borrowing(text: &str) -> Quota {
         }
     }
     most
+}
+
+/// The id and the size of a gang, as in `g:3`.
+fn gang(text: &str) -> Gang {
+    let (id, size) = text.split_once(':').unwrap();
+    Gang {
+        id: id.into(),
+        size: size.parse().unwrap(),
+    }
 }
 
 fn settings(words: &[&str]) -> Settings {

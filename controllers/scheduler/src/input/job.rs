@@ -253,6 +253,17 @@ pub struct Job {
     pub estimate: Option<Estimate>,
     /// Jobs that it depends on, transitively; it never displaces them.
     pub ancestors: BTreeSet<JobUid>,
+    /// The jobs that it starts with or not at all.
+    pub gang: Option<Gang>,
+}
+
+/// Jobs that start together, each on a node of its own, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gang {
+    /// The same for all members, and for no others: a gang that starts anew is another one.
+    pub id: Arc<str>,
+    /// Number of members.
+    pub size: u32,
 }
 
 /// A job that holds slots: bound, and not yet released.
@@ -292,6 +303,8 @@ pub struct BoundJob {
     pub checkpointed: Option<Millis>,
     /// Set while it is being stopped: when KILL is due. It displaces nobody's plans again: it is on its way out.
     pub stopping: Option<Millis>,
+    /// The id of its gang.
+    pub gang: Option<Arc<str>>,
 }
 
 impl BoundJob {

@@ -6,8 +6,8 @@ mod queue;
 mod units;
 
 pub use job::{
-    BoundJob, Estimate, Exclusive, GpuRequest, Job, Packing, Preference, Requirements, Slices,
-    Terms, Toleration, Wish,
+    BoundJob, Estimate, Exclusive, Gang, GpuRequest, Job, Packing, Preference, Requirements,
+    Slices, Terms, Toleration, Wish,
 };
 pub(crate) use node::covers;
 pub use node::{Attributed, Capability, DesiredState, Gpu, Link, Node, Slice, Taint, TaintEffect};
