@@ -1,11 +1,12 @@
 //! One node with what is promised on it: the figures that fits are judged by, kept current at every change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::input::{
     Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node, Slice, covers,
 };
+use crate::preempt::Stakes;
 use crate::topology::Topology;
 use crate::vram::{self, Headroom, Promise, Size};
 
@@ -32,6 +33,8 @@ pub(crate) struct NodeState {
     pub(crate) freed_at: u64,
     /// Counts what changed here.
     pub(crate) changes: u64,
+    /// What displacing jobs here would cost, once that was asked after the last change.
+    stakes: OnceLock<Arc<Stakes>>,
 }
 
 /// Most directories of a node that are remembered; a node that ever had more is taken to have any.
@@ -154,8 +157,19 @@ impl NodeState {
             jobs: self.jobs.clone(),
             gpus: self.gpus.clone(),
             topology: Arc::clone(&self.topology),
+            stakes: OnceLock::new(),
             ..*self
         }
+    }
+
+    /// What displacing jobs here would cost.
+    pub(crate) fn stakes(&self) -> &Stakes {
+        self.stakes.get_or_init(|| Arc::new(Stakes::of(self)))
+    }
+
+    fn changed(&mut self) {
+        self.changes += 1;
+        self.stakes = OnceLock::new();
     }
 
     /// Removes a job as if it had ended and what it uses were free already.
@@ -203,7 +217,7 @@ impl NodeState {
 
     /// Takes over what was observed. True when something is known now that was not, see [`HighWater`].
     pub(crate) fn set_facts(&mut self, node: Node) -> bool {
-        self.changes += 1;
+        self.changed();
         let learned = self.high_water.raise(&node) && self.facts.is_some();
         let before = self.facts.as_ref().map_or(&[][..], |facts| &facts.gpus);
         let as_before = before.len() == node.gpus.len()
@@ -220,7 +234,7 @@ impl NodeState {
     }
 
     pub(crate) fn add(&mut self, job: BoundJob) {
-        self.changes += 1;
+        self.changed();
         self.cpu_used = self.cpu_used.saturating_add(job.cpu.0);
         self.memory_used = self.memory_used.saturating_add(job.memory.0);
         self.whole_jobs += u32::from(job.whole_node);
@@ -231,7 +245,7 @@ impl NodeState {
 
     pub(crate) fn remove(&mut self, uid: &JobUid) -> Option<BoundJob> {
         let job = self.jobs.remove(uid)?;
-        self.changes += 1;
+        self.changed();
         self.cpu_used = self
             .jobs
             .values()
@@ -250,7 +264,7 @@ impl NodeState {
     /// Takes over what is new of a job that is here and charges as before. True when that changed what is left of its
     /// GPUs, because another measured use is now known to be its own.
     pub(crate) fn confirm(&mut self, job: &BoundJob) -> bool {
-        self.changes += 1;
+        self.changed();
         let Some(known) = self.jobs.get_mut(&job.uid) else {
             return false;
         };

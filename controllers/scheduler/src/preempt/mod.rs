@@ -8,14 +8,15 @@
 //!
 //! **Cost.** The highest priority among the victims, then the GPU time lost since their last checkpoints, then their number,
 //! then the core time lost; the least over all nodes. Of equal plans the better fit wins, then the node's name. On one node
-//! the least is found by a search that is exact for a dozen candidates and is cut off after a fixed number of looks beyond.
+//! the least is found by a search that is exact for ten candidates and is cut off after a fixed number of looks beyond.
+//! Nodes are searched in the order of a bound from below, until it is dearer than the best plan.
 //!
 //! What is being stopped counts as free soon: a plan without victims says that only waiting is needed.
 
 mod search;
+mod stakes;
 mod victims;
 
-use std::borrow::Cow;
 use std::fmt;
 
 use crate::cluster::{Cluster, Entry};
@@ -24,9 +25,15 @@ use crate::explain::Explanation;
 use crate::fit;
 use crate::input::{Job, JobUid, Millis, NodeName, QueueName, Span};
 use crate::node_state::NodeState;
+use crate::reserve::Views;
 
 use search::Search;
+pub(crate) use stakes::Stakes;
 use victims::Rights;
+
+/// Most nodes that are searched for one plan. All are bounded from below first, and searched in the order of the bounds until
+/// one is dearer than the best plan; only where that many are nearly alike is a cheaper one left out.
+const MOST_SEARCHES: u32 = 100;
 
 /// What to displace so that a job can have a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,46 +162,86 @@ pub(crate) fn plan_for(
     if let Some(why) = cluster.queue_reason(&job.queue, &job.requirements) {
         return Err(NoPlan::Queue(why));
     }
-    let needs = &job.requirements;
-    let asked = cluster
-        .candidates(needs)
-        .filter(move |(name, _)| on.is_none_or(|only| only == *name));
-    // What is kept for jobs before it is taken.
-    let nodes: Vec<(&NodeName, Cow<'_, NodeState>)> = asked
-        .map(|(name, state)| (name, cluster.with_those_before(job, name, state, now)))
-        .collect();
-    let fits = nodes
-        .iter()
-        .filter_map(|(name, state)| Some((fit::fit(needs, name, state).ok()?, *name)))
-        .min();
-    if let Some((_, name)) = fits {
+    let fits = fitting(cluster, job, on, now);
+    if let Some(name) = fits {
         return Err(NoPlan::Fits(name.clone()));
     }
     let rights = Rights::of(cluster, job, now);
+    // What is kept for jobs before it is taken.
+    let state_of = |name, state| cluster.with_those_before(job, name, state, now);
     let mut best = None;
-    let mut somebody = false;
-    let possible = nodes
-        .iter()
-        .filter(|(name, state)| fit::may_fit(needs, name, state));
-    for (name, state) in possible {
-        let search = Search::new(&rights, name, state);
-        somebody |= !search.is_vain();
+    let mut searched = 0;
+    for (bound, name, state) in promising(&rights, on) {
+        let dearer = best
+            .as_ref()
+            .is_some_and(|((cost, _, _), _)| *cost < bound || searched >= MOST_SEARCHES);
+        if dearer {
+            break;
+        }
+        let state = state_of(name, state);
+        let Some(search) = Search::new(&rights, name, &state) else {
+            continue;
+        };
+        searched += 1;
         if let Some(found) = search.cheapest(best.as_ref().map(|((cost, _, _), _)| *cost)) {
-            let key = (found.cost, found.score, *name);
+            let key = (found.cost, found.score, name);
             if best.as_ref().is_none_or(|(known, _)| key < *known) {
                 best = Some((key, state));
             }
         }
     }
     let Some(((_, _, name), state)) = best else {
+        let asked = cluster
+            .candidates(&job.requirements)
+            .filter(|(name, _)| on.is_none_or(|only| only == *name));
+        let mut there = asked.flat_map(|(_, state)| state.jobs.values());
+        let somebody =
+            there.any(|bound| bound.stopping.is_some() || rights.candidate(bound).is_some());
         return Err(if somebody {
             NoPlan::NotEnough
         } else {
             NoPlan::Nobody
         });
     };
-    let search = Search::new(&rights, name, state);
-    search.plan(job).ok_or(NoPlan::NotEnough)
+    Search::new(&rights, name, &state)
+        .and_then(|search| search.plan(job))
+        .ok_or(NoPlan::NotEnough)
+}
+
+/// A node that the job fits beside what is kept for those before it.
+fn fitting<'a>(
+    cluster: &'a Cluster,
+    job: &Job,
+    on: Option<&'a NodeName>,
+    now: Millis,
+) -> Option<&'a NodeName> {
+    let mut views = Views::default();
+    let only = on.or(job.requirements.node_name.as_ref());
+    let Some(name) = only else {
+        let fits = cluster.fitting_beside(job, false, now, &mut views);
+        return fits.into_iter().min().map(|(_, name)| name);
+    };
+    let (name, state) = cluster.nodes.get_key_value(name)?;
+    let fits = cluster.fit_beside(job, name, state, now, &mut views);
+    fits.is_ok().then_some(name)
+}
+
+/// Nodes where a plan is possible, the cheapest bound first.
+fn promising<'a>(
+    rights: &Rights<'a>,
+    on: Option<&NodeName>,
+) -> Vec<(Cost, &'a NodeName, &'a NodeState)> {
+    let (cluster, job) = (rights.cluster, rights.job);
+    let needs = &job.requirements;
+    let bounded = cluster
+        .candidates(needs)
+        .filter(|(name, _)| on.is_none_or(|only| only == *name))
+        .filter_map(|(name, state)| Some((rights.bound(name, state)?, name, state)));
+    let mut nodes: Vec<_> = bounded
+        .filter(|(_, name, state)| fit::may_fit(needs, name, state))
+        .collect();
+    nodes.sort_unstable_by_key(|(bound, name, _)| (*bound, *name));
+    nodes
 }
 
 /// Does any queue hold more than its quota?

@@ -9,12 +9,17 @@ use crate::attempt;
 use crate::fit::{self, Score};
 use crate::input::{Exclusive, Job, NodeName};
 use crate::node_state::{NodeState, Vacated};
+use crate::reason::Misfit;
 
 use super::victims::{Candidate, Rights};
 use super::{Cost, Plan};
 
-/// Most looks at a node in one search: exact for ten candidates, and a fraction of a millisecond.
-const MOST_LOOKS: u32 = 1500;
+/// With up to so many candidates a search is exact.
+const EXACT: usize = 10;
+/// More looks than so many candidates can take.
+const MOST_LOOKS: u32 = 1 << (EXACT + 1);
+/// Most looks with more candidates.
+const FEW_LOOKS: u32 = 300;
 
 /// A search on one node.
 pub(super) struct Search<'a> {
@@ -26,7 +31,6 @@ pub(super) struct Search<'a> {
     candidates: Vec<Candidate<'a>>,
     /// What is needed to put a candidate back; `None` for those that are there.
     away: Vec<Option<Vacated>>,
-    leaving: usize,
     looks: u32,
 }
 
@@ -39,12 +43,25 @@ pub(super) struct Found {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(rights: &'a Rights<'a>, name: &'a NodeName, state: &'a NodeState) -> Self {
+    /// A search; `None` when nobody is leaving and nobody may be made to leave.
+    pub(super) fn new(
+        rights: &'a Rights<'a>,
+        name: &'a NodeName,
+        state: &'a NodeState,
+    ) -> Option<Self> {
         let mut candidates: Vec<Candidate<'a>> = state
             .jobs
             .values()
             .filter_map(|job| rights.candidate(job))
             .collect();
+        let leaving: Vec<_> = state
+            .jobs
+            .values()
+            .filter(|job| job.stopping.is_some())
+            .collect();
+        if candidates.is_empty() && leaving.is_empty() {
+            return None;
+        }
         candidates.sort_by(|one, other| {
             let key =
                 |c: &Candidate<'a>| (c.job.priority, std::cmp::Reverse((c.lost, c.core_lost)));
@@ -53,28 +70,21 @@ impl<'a> Search<'a> {
                 .then_with(|| one.job.uid.cmp(&other.job.uid))
         });
         let mut copy = state.working_copy();
-        let leaving: Vec<_> = state
-            .jobs
-            .values()
-            .filter(|job| job.stopping.is_some())
-            .collect();
         for job in &leaving {
             copy.vacate(&job.uid);
         }
-        Self {
+        Some(Self {
             rights,
             name,
-            leaving: leaving.len(),
             state: copy,
             away: vec![None; candidates.len()],
+            looks: if candidates.len() <= EXACT {
+                MOST_LOOKS
+            } else {
+                FEW_LOOKS
+            },
             candidates,
-            looks: MOST_LOOKS,
-        }
-    }
-
-    /// True when nobody is leaving and nobody may be made to leave.
-    pub(super) fn is_vain(&self) -> bool {
-        self.candidates.is_empty() && self.leaving == 0
+        })
     }
 
     /// The cheapest set here, unless it is dearer than what is known already.
@@ -103,9 +113,6 @@ impl<'a> Search<'a> {
     }
 
     fn run(&mut self, known: Option<Cost>) -> Option<Found> {
-        if self.is_vain() {
-            return None;
-        }
         if self.fits().is_some() {
             return self.found(Vec::new());
         }
@@ -117,33 +124,61 @@ impl<'a> Search<'a> {
             }
             let tier = self.candidates[upto..].iter();
             upto += tier.take_while(|c| c.job.priority == priority).count();
-            if let Some(taken) = self.least_of(upto) {
+            if let Some(taken) = self.least_of(upto, known) {
                 return self.found(taken);
             }
         }
         None
     }
 
-    /// The cheapest set among the first so many candidates.
-    fn least_of(&mut self, upto: usize) -> Option<Vec<usize>> {
-        self.set_away(&(0..upto).collect::<Vec<_>>());
+    /// The cheapest set among the first so many candidates, unless it is dearer than what is known already.
+    fn least_of(&mut self, upto: usize, known: Option<Cost>) -> Option<Vec<usize>> {
+        let everybody: Vec<usize> = (0..upto).collect();
+        self.set_away(&[]);
+        let host_has_room = matches!(
+            self.misfit(),
+            Some(Misfit::Vram { .. } | Misfit::GpusBusy { .. })
+        );
+        self.set_away(&everybody);
         self.fits()?;
-        let mut dearest_first: Vec<usize> = (0..upto).collect();
+        let mut dearest_first = everybody.clone();
         dearest_first.sort_by_key(|at| {
             let candidate = &self.candidates[*at];
             std::cmp::Reverse((candidate.lost, candidate.core_lost))
         });
         let mut best = None;
-        self.keep_better(&mut best, &dearest_first);
-        for spared in self.targets(upto) {
-            // Whoever is on other GPUs than the target goes back first.
-            let mut order: Vec<usize> = dearest_first.clone();
-            order.sort_by_key(|at| !spared[*at]);
-            self.set_away(&(0..upto).collect::<Vec<_>>());
-            self.keep_better(&mut best, &order);
+        let targets = self.targets(upto);
+        // When room on one GPU is all that is missing, each GPU is a search of its own among the few who are there.
+        let one = self.rights.job.requirements.gpus.count() == 1 && !targets.is_empty();
+        let mut apart = one && host_has_room;
+        for spared in targets {
+            let here = dearest_first.iter().copied().filter(|at| !spared[*at]);
+            let here: Vec<usize> = here.collect();
+            let mut away = here.clone();
+            away.sort_unstable();
+            self.set_away(&away);
+            match self.misfit() {
+                None => {
+                    self.keep_better(&mut best, &here);
+                    self.set_away(&away);
+                    self.descend(&here, &mut Vec::new(), Cost::default(), known, &mut best);
+                }
+                Some(Misfit::Vram { .. } | Misfit::GpusBusy { .. }) => {}
+                Some(_) => apart = false,
+            }
         }
-        self.set_away(&(0..upto).collect::<Vec<_>>());
-        self.descend(&dearest_first, &mut Vec::new(), Cost::default(), &mut best);
+        if !apart {
+            self.set_away(&everybody);
+            self.keep_better(&mut best, &dearest_first);
+            self.set_away(&everybody);
+            self.descend(
+                &dearest_first,
+                &mut Vec::new(),
+                Cost::default(),
+                known,
+                &mut best,
+            );
+        }
         best.map(|(_, taken)| taken)
     }
 
@@ -212,6 +247,7 @@ impl<'a> Search<'a> {
         rest: &[usize],
         taken: &mut Vec<usize>,
         cost: Cost,
+        known: Option<Cost>,
         best: &mut Option<(Cost, Vec<usize>)>,
     ) {
         let Some((at, rest)) = rest.split_first() else {
@@ -224,13 +260,15 @@ impl<'a> Search<'a> {
         self.looks -= 1;
         self.put_back(*at);
         if self.fits().is_some() {
-            self.descend(rest, taken, cost, best);
+            self.descend(rest, taken, cost, known, best);
         }
         self.take(*at);
         let dearer = self.candidates[*at].on_top_of(cost);
         taken.push(*at);
-        if best.as_ref().is_none_or(|(known, _)| dearer < *known) && self.is_right(taken) {
-            self.descend(rest, taken, dearer, best);
+        let worth = best.as_ref().is_none_or(|(best, _)| dearer < *best)
+            && known.is_none_or(|known| dearer <= known);
+        if worth && self.is_right(taken) {
+            self.descend(rest, taken, dearer, known, best);
         }
         taken.pop();
     }
@@ -252,6 +290,10 @@ impl<'a> Search<'a> {
     fn is_right(&self, taken: &[usize]) -> bool {
         self.rights
             .keeps_what_is_owned(taken.iter().map(|at| &self.candidates[*at]))
+    }
+
+    fn misfit(&self) -> Option<Misfit> {
+        fit::fit(&self.rights.job.requirements, self.name, &self.state).err()
     }
 
     fn fits(&self) -> Option<Score> {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{Cluster, Usage};
-use crate::input::{BoundJob, Job, Millis, QueueName, Quota};
+use crate::input::{BoundJob, Job, Millis, NodeName, QueueName, Quota};
+use crate::node_state::NodeState;
 
 use super::{Cost, Right, Victim};
 
@@ -90,6 +91,19 @@ impl<'a> Rights<'a> {
             lost: span.saturating_mul(bound.gpus.len() as u64),
             core_lost: span.saturating_mul(bound.cpu.0) / 1000,
         })
+    }
+
+    /// What a plan on a node costs at least; `None` when there can be none.
+    pub(super) fn bound(&self, name: &NodeName, state: &NodeState) -> Option<Cost> {
+        let kept = self.cluster.holds.on(name).next().is_some();
+        if self.reclaims || kept {
+            // Borrowers and what is kept for others are not in the figures.
+            return Some(Cost::default());
+        }
+        let job = self.job;
+        state
+            .stakes()
+            .bound(&job.requirements, job.priority, self.now)
     }
 
     /// Has it run less than its queue promises?

@@ -1,0 +1,168 @@
+//! `cargo bench -p scheduler --bench preemption`: planning preemptions, and explaining one job, in a full fleet.
+//!
+//! 5,000 nodes with 64 cores and 8 GPUs of 80 GiB, full of preemptible jobs of four priorities that started at different
+//! times; 1,000 jobs of higher priority want places, one after the other, each on what the plans before it left.
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use scheduler::{
+    BoundJob, Bytes, Cluster, Decision, Estimate, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis,
+    Node, NodeName, Requirements, Settings, Span, Terms, preempt,
+};
+
+const NOW: Millis = Millis(86_400_000);
+const NODES: u32 = 5000;
+const PLANS: u32 = 1000;
+
+fn fleet() -> Cluster {
+    let mut cluster = Cluster::new(Settings::default());
+    for at in 0..NODES {
+        let gpus = (0..8).map(|index| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(80)));
+        let node = Node {
+            ready: true,
+            cpu: MilliCpu(64_000),
+            memory: Bytes::gib(512),
+            gpus: gpus.collect(),
+            ..Node::default()
+        };
+        cluster.upsert_node(&NodeName::from(format!("node-{at:05}")), node);
+    }
+    cluster
+}
+
+/// A fixed mix without a random generator: sizes, priorities and times go round with different periods.
+fn job(at: u32, prefix: &str, priority: i32) -> Job {
+    let bytes = Bytes::gib(u64::from(6 + at % 11 * 7));
+    let gpus = match at % 10 {
+        0 => GpuRequest::Whole(1 + at / 10 % 4),
+        1 => GpuRequest::None,
+        2 => GpuRequest::Vram { count: 2, bytes },
+        _ => GpuRequest::Vram { count: 1, bytes },
+    };
+    Job {
+        uid: JobUid::from(format!("{prefix}-{at:06}")),
+        queue: "default".into(),
+        priority,
+        enqueued_micros: i64::from(at),
+        requirements: Requirements {
+            cpu: MilliCpu(1000 + u64::from(at % 3) * 1000),
+            memory: Bytes::gib(2),
+            gpus,
+            ..Requirements::default()
+        },
+        terms: Terms {
+            preemptible: true,
+            limit: (!at.is_multiple_of(3)).then_some(Span::seconds(172_800)),
+            grace: Span::seconds(30),
+        },
+        estimate: at.is_multiple_of(2).then_some(Estimate {
+            median: Span::seconds(90_000),
+            p90: Span::seconds(150_000),
+        }),
+        ..Job::default()
+    }
+}
+
+/// A full fleet, with those that wait behind what runs.
+fn full(jobs: u32) -> Cluster {
+    let mut cluster = fleet();
+    for at in 0..jobs {
+        let priority = i32::try_from(at / 7 % 4).unwrap_or(0);
+        cluster.upsert_job(job(at, "low", priority));
+    }
+    for decision in cluster.decide(NOW, usize::MAX) {
+        if let Decision::Bind(placement) = decision {
+            let at: u32 = placement.job.as_str()[4..].parse().unwrap_or(0);
+            let started = Millis(i64::from(at * 7919 % 86_400) * 1000);
+            let running = job(at, "low", i32::try_from(at / 7 % 4).unwrap_or(0));
+            cluster.upsert_bound(BoundJob {
+                uid: placement.job,
+                queue: "default".into(),
+                attempt: 1,
+                node: placement.node,
+                gpus: placement.gpus,
+                vram: placement.vram,
+                whole_gpus: placement.whole_gpus,
+                whole_node: placement.whole_node,
+                cpu: placement.cpu,
+                memory: placement.memory,
+                priority: running.priority,
+                terms: running.terms,
+                estimate: running.estimate,
+                bound_at: started,
+                started: Some(started),
+                ..BoundJob::default()
+            });
+        }
+    }
+    cluster
+}
+
+/// Plans for one job after the other, each carried out before the next.
+fn plan_all(cluster: &mut Cluster) -> usize {
+    let mut planned = 0;
+    for at in 0..PLANS {
+        let high = job(at, "high", 100);
+        let uid = high.uid.clone();
+        cluster.upsert_job(high.clone());
+        let Ok(plan) = preempt::plan(cluster, &uid, NOW) else {
+            continue;
+        };
+        planned += 1;
+        for victim in plan.victims {
+            cluster.release(&victim.job);
+        }
+        let placement = plan.placement;
+        cluster.upsert_bound(BoundJob {
+            uid,
+            queue: high.queue,
+            attempt: 1,
+            node: placement.node,
+            gpus: placement.gpus,
+            vram: placement.vram,
+            whole_gpus: placement.whole_gpus,
+            whole_node: placement.whole_node,
+            cpu: placement.cpu,
+            memory: placement.memory,
+            priority: high.priority,
+            ..BoundJob::default()
+        });
+    }
+    planned
+}
+
+fn plans(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("preemption in a full fleet of 5,000 nodes");
+    group.sample_size(10);
+    let cluster = full(90_000);
+    let planned = plan_all(&mut cluster.clone());
+    group.throughput(Throughput::Elements(u64::from(PLANS)));
+    group.bench_function(format!("{planned} plans for {PLANS} jobs"), |bencher| {
+        bencher.iter_batched(
+            || cluster.clone(),
+            |mut cluster| (plan_all(&mut cluster), cluster),
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+fn explanations(criterion: &mut Criterion) {
+    let mut group =
+        criterion.benchmark_group("one job of 100,000 behind a full fleet of 5,000 nodes");
+    group.sample_size(20);
+    let mut cluster = full(160_000);
+    let last = job(999_990, "last", -5);
+    let uid = last.uid.clone();
+    cluster.upsert_job(last);
+    cluster.decide(NOW, usize::MAX);
+    group.bench_function("why it waits", |bencher| {
+        bencher.iter(|| cluster.why(&uid, NOW));
+    });
+    group.bench_function("what would start it", |bencher| {
+        bencher.iter(|| cluster.what_if(&uid, NOW));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, plans, explanations);
+criterion_main!(benches);

@@ -1,0 +1,214 @@
+//! Laws of explanations over random small clusters: what is said is true, what is proposed works, and what submitting
+//! would do is what it does.
+
+#![expect(clippy::unwrap_used, reason = "a broken model is a failed test")]
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use scheduler::explain::Standing;
+use scheduler::forecast::Until;
+use scheduler::whatif::{Change, DryRun, Remedy};
+use scheduler::{
+    Bytes, Cluster, Decision, Estimate, Explanation, Job, JobUid, MilliCpu, Placement, Span,
+    preempt,
+};
+use world::{NOW, World, world};
+
+/// Adds what plans do not need: conditions of the job, limits and run times of what runs, a queue that is paused.
+fn varied() -> impl Strategy<Value = World> {
+    let minutes = || proptest::option::of(1..120_i64);
+    let conditions = (
+        proptest::option::weighted(0.2, 0..3_usize),
+        proptest::option::weighted(0.2, prop_oneof![Just("a"), Just("b")]),
+        proptest::option::weighted(0.2, prop_oneof![Just("x"), Just("y")]),
+        proptest::option::weighted(0.3, 1..30_u64),
+        0..9_u64,
+        any::<bool>(),
+    );
+    let ends = proptest::collection::vec((minutes(), minutes()), 12);
+    (world(), conditions, ends).prop_map(|(mut world, conditions, ends)| {
+        let (pin, model, zone, card, memory, paused) = conditions;
+        for (at, node) in world.nodes.values_mut().enumerate() {
+            let zone = if at % 2 == 0 { "x" } else { "y" };
+            node.labels = BTreeMap::from([("zone".into(), zone.into())]);
+            for gpu in &mut node.gpus {
+                gpu.model = if at == 1 { "Model A" } else { "Model B" }.into();
+            }
+        }
+        let needs = &mut world.job.requirements;
+        needs.node_name = pin.map(|at| format!("n{at}").into());
+        needs.gpu_model = model.map(|model| format!("model {model}").as_str().into());
+        needs.gpu_min_memory = card.map(Bytes::gib);
+        needs.memory = Bytes::gib(memory);
+        if let Some(zone) = zone {
+            needs.node_selector = BTreeMap::from([("zone".into(), zone.into())]);
+        }
+        let lab = world.queues.get_mut(&"lab".into()).unwrap();
+        lab.paused = paused && memory == 0;
+        for (bound, (limit, median)) in world.bound.iter_mut().zip(ends) {
+            bound.terms.limit = limit.map(|minutes| Span::seconds(minutes * 60));
+            bound.estimate = median.map(|minutes| Estimate {
+                median: Span::seconds(minutes * 60),
+                p90: Span::seconds(minutes * 120),
+            });
+        }
+        world
+    })
+}
+
+fn uid() -> JobUid {
+    "job".into()
+}
+
+fn everybody(world: &World) -> Cluster {
+    world.without(&BTreeSet::new(), None)
+}
+
+/// Where a changed job goes at once.
+fn starts(world: &World, job: Job) -> Option<Placement> {
+    let changed = World {
+        job,
+        ..world.clone()
+    };
+    let decisions = everybody(&changed).decide(NOW, 1);
+    match decisions.into_iter().next() {
+        Some(Decision::Bind(placement)) => Some(placement),
+        _ => None,
+    }
+}
+
+fn fits_without(world: &World, until: &Until) -> bool {
+    let gone = until.jobs.iter().cloned().collect();
+    let cluster = world.without(&gone, Some(&until.node));
+    matches!(cluster.explain(&uid()), Some(Standing::Fits(node)) if node == until.node)
+}
+
+/// Does the remedy do what it says?
+fn works(world: &World, remedy: &Remedy) -> bool {
+    match &remedy.change {
+        Change::Displace => {
+            let plan = preempt::plan(&everybody(world), &uid(), NOW).unwrap();
+            Some(plan.placement) == remedy.placement && plan.victims == remedy.victims
+        }
+        Change::Priority { .. } => {
+            let job = remedy.change.applied(&world.job).unwrap();
+            let world = World {
+                job,
+                ..world.clone()
+            };
+            let plan = preempt::plan(&everybody(&world), &uid(), NOW).unwrap();
+            Some(plan.placement) == remedy.placement && plan.victims == remedy.victims
+        }
+        Change::Queue { queue, to, .. } => {
+            let mut cluster = everybody(world);
+            cluster.upsert_queue(queue, **to);
+            let decisions = cluster.decide(NOW, 1);
+            decisions.first() == remedy.placement.clone().map(Decision::Bind).as_ref()
+        }
+        Change::Wait(until) => fits_without(world, until),
+        change => starts(world, change.applied(&world.job).unwrap()) == remedy.placement,
+    }
+}
+
+/// Would a little more than the remedy says do as well?
+fn could_be_smaller(world: &World, change: &Change) -> bool {
+    let job = &world.job;
+    let more = match change {
+        Change::Gpus { from, to } if to + 1 < *from => Change::Gpus {
+            from: *from,
+            to: to + 1,
+        },
+        Change::Cpu { from, to } if to.0 + 1 < from.0 => Change::Cpu {
+            from: *from,
+            to: MilliCpu(to.0 + 1),
+        },
+        Change::Memory { from, to } if to.0 + Bytes::MIB < from.0 => Change::Memory {
+            from: *from,
+            to: Bytes(to.0 + Bytes::MIB),
+        },
+        _ => return false,
+    };
+    starts(world, more.applied(job).unwrap()).is_some()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_remedy_works_when_it_is_applied(world in varied()) {
+        let cluster = everybody(&world);
+        for remedy in cluster.what_if(&uid(), NOW) {
+            prop_assert!(works(&world, &remedy), "{}", remedy.line(&|time| time.0.to_string()));
+            prop_assert!(!could_be_smaller(&world, &remedy.change), "{:?}", remedy.change);
+        }
+    }
+
+    #[test]
+    fn a_dry_run_says_what_submitting_does(world in varied()) {
+        let mut without = everybody(&world);
+        without.remove_job(&uid());
+        let before = without.clone();
+        let told = without.dry_run(world.job.clone(), NOW).unwrap();
+        prop_assert_eq!(without.check(), before.check());
+        let mut cluster = everybody(&world);
+        let did = cluster.decide(NOW, usize::MAX);
+        let bound = did.iter().find_map(|decision| match decision {
+            Decision::Bind(placement) => Some(placement),
+            _ => None,
+        });
+        let never = did.iter().any(|decision| matches!(decision, Decision::Infeasible { .. }));
+        match told {
+            DryRun::Starts(placement) => prop_assert_eq!(bound, Some(&placement)),
+            DryRun::Never(_) => prop_assert!(never),
+            DryRun::Waits { why, plan } => {
+                prop_assert!(bound.is_none() && !never);
+                prop_assert_eq!(Some(*why), cluster.why(&uid(), NOW));
+                prop_assert_eq!(*plan, preempt::plan(&cluster, &uid(), NOW));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_nodes_and_times_is_true(world in varied()) {
+        let mut cluster = everybody(&world);
+        cluster.decide(NOW, usize::MAX);
+        let Some(why) = cluster.why(&uid(), NOW) else {
+            return Ok(());
+        };
+        let Standing::Waits(Explanation::Nodes(reasons)) = &why.standing else {
+            prop_assert_eq!(why.until, None);
+            prop_assert_eq!(why.forecast, None);
+            return Ok(());
+        };
+        // Each node counts under the first of its reasons, and the one that is shown has the figures that are shown.
+        let examined = cluster.examine(&uid());
+        for item in &reasons.items {
+            let class = item.misfit.class();
+            let first = examined.values().filter_map(|misfits| misfits.first());
+            prop_assert_eq!(first.filter(|misfit| misfit.class() == class).count(), item.nodes);
+            prop_assert_eq!(examined[&item.best].first(), Some(&item.misfit));
+        }
+        if let Some(until) = &why.until {
+            prop_assert_eq!(&until.node, &reasons.items[0].best);
+            prop_assert!(fits_without(&world, until));
+            prop_assert!(until.at >= NOW);
+            for spared in 0..until.jobs.len() {
+                let mut fewer = until.clone();
+                fewer.jobs.remove(spared);
+                prop_assert!(!fits_without(&world, &fewer), "{} need not end", until.jobs[spared]);
+            }
+        }
+        // A job that is alone in the queue starts no later than the node that it is judged by has room.
+        match (why.forecast, &why.until) {
+            (Some(band), until) => {
+                prop_assert!(band.earliest >= NOW && band.latest.is_none_or(|latest| latest >= band.earliest));
+                prop_assert!(until.as_ref().is_none_or(|until| band.earliest <= until.at));
+            }
+            (None, Some(until)) => prop_assert!(false, "a start is unknown although {until:?}"),
+            (None, None) => {}
+        }
+    }
+}
