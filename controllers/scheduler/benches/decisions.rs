@@ -1,9 +1,12 @@
-//! `cargo bench -p scheduler`: decisions a second over a full queue, and the latency of one event in a full fleet.
+//! `cargo bench -p scheduler`: decisions a second over a full queue, what GPU requests cost, and the latency of one event in
+//! a full fleet.
 //!
 //! The fleet is made of nodes with 64 cores and 8 GPUs of 80 GiB. Jobs come in a few dozen kinds, as in a lab where many
 //! people submit the same few commands, or all different, which is the worst case for grouping.
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use scheduler::{
     BoundJob, Bytes, Cluster, Decision, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis, Node,
     NodeName, Placement, Requirements, Settings,
@@ -11,20 +14,34 @@ use scheduler::{
 
 const NOW: Millis = Millis(0);
 
+fn node(at: u32) -> Node {
+    let gpus = (0..8).map(|index| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(80)));
+    Node {
+        ready: true,
+        cpu: MilliCpu(64_000),
+        memory: Bytes::gib(512),
+        // As in a real fleet, every node has a label that no other has.
+        labels: [("kubernetes.io/hostname".into(), node_name(at).0)].into(),
+        gpus: gpus.collect(),
+        ..Node::default()
+    }
+}
+
+fn node_name(at: u32) -> NodeName {
+    NodeName::from(format!("node-{at:05}"))
+}
+
 fn fleet(nodes: u32) -> Cluster {
     let mut cluster = Cluster::new(Settings::default());
     for at in 0..nodes {
-        let gpus = (0..8).map(|index| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(80)));
-        let node = Node {
-            ready: true,
-            cpu: MilliCpu(64_000),
-            memory: Bytes::gib(512),
-            gpus: gpus.collect(),
-            ..Node::default()
-        };
-        cluster.upsert_node(&NodeName::from(format!("node-{at:05}")), node);
+        cluster.upsert_node(&node_name(at), node(at));
     }
     cluster
+}
+
+/// Jobs in the queue of a fleet: 10,000 and 100,000.
+fn queue_of(nodes: u32) -> u32 {
+    if nodes > 200 { 100_000 } else { 10_000 }
 }
 
 /// How the jobs differ.
@@ -48,6 +65,10 @@ fn job(at: u32, kinds: Kinds) -> Job {
         3 => GpuRequest::Vram { count: 2, bytes },
         _ => GpuRequest::Vram { count: 1, bytes },
     };
+    let memory = match kinds {
+        Kinds::Few => Bytes::gib(2),
+        Kinds::AllDifferent => Bytes(Bytes::gib(2).0 + u64::from(at) * 4096),
+    };
     Job {
         uid: JobUid::from(format!("job-{at:06}")),
         queue: "default".into(),
@@ -55,7 +76,7 @@ fn job(at: u32, kinds: Kinds) -> Job {
         enqueued_micros: i64::from(at),
         requirements: Requirements {
             cpu: MilliCpu(1000),
-            memory: Bytes::gib(2),
+            memory,
             gpus,
             ..Requirements::default()
         },
@@ -103,27 +124,23 @@ fn full(nodes: u32, jobs: u32, kinds: Kinds) -> (Cluster, Vec<JobUid>) {
 fn decisions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide a whole queue");
     group.sample_size(10);
+    group.warm_up_time(Duration::from_millis(100));
+    group.sampling_mode(SamplingMode::Flat);
     let rows = [
-        (
-            "200 nodes x 10,000 jobs of a few kinds",
-            200,
-            10_000,
-            Kinds::Few,
-        ),
+        ("200 nodes x 10,000 jobs of a few kinds", 200, Kinds::Few),
         (
             "200 nodes x 10,000 jobs all different",
             200,
-            10_000,
             Kinds::AllDifferent,
         ),
         (
             "5,000 nodes x 100,000 jobs of a few kinds",
             5000,
-            100_000,
             Kinds::Few,
         ),
     ];
-    for (name, nodes, jobs, kinds) in rows {
+    for (name, nodes, kinds) in rows {
+        let jobs = queue_of(nodes);
         let cluster = queued(nodes, jobs, kinds);
         // Every job gets one decision: a binding, or why it waits.
         group.throughput(Throughput::Elements(u64::from(jobs)));
@@ -138,38 +155,126 @@ fn decisions(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The largest queue of all different jobs, in as many steps as there are samples: bindings first, then reasons.
+fn decisions_in_steps(criterion: &mut Criterion) {
+    const STEPS: u32 = 20;
+    let mut group = criterion.benchmark_group("decide a whole queue in 20 steps");
+    group.sample_size(STEPS as usize);
+    group.warm_up_time(Duration::from_millis(1));
+    group.sampling_mode(SamplingMode::Flat);
+    let (nodes, kinds) = (5000, Kinds::AllDifferent);
+    let jobs = queue_of(nodes);
+    let step = jobs.div_ceil(STEPS) as usize;
+    group.throughput(Throughput::Elements(step as u64));
+    let fresh = queued(nodes, jobs, kinds);
+    let mut cluster = fresh.clone();
+    group.bench_function("5,000 nodes x 100,000 jobs all different", |bencher| {
+        bencher.iter(|| {
+            let mut decided = cluster.decide(NOW, step).len();
+            if decided == 0 {
+                cluster = fresh.clone();
+                decided = cluster.decide(NOW, step).len();
+            }
+            decided
+        });
+    });
+    group.finish();
+}
+
+/// Does it cost more to place jobs on GPUs than on cores?
+fn requests(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decide 10,000 jobs on 1,000 nodes");
+    group.sample_size(10);
+    group.warm_up_time(Duration::from_millis(100));
+    let rows = [
+        ("cores only", GpuRequest::None),
+        (
+            "a part of a GPU",
+            GpuRequest::Vram {
+                count: 1,
+                bytes: Bytes::gib(20),
+            },
+        ),
+        ("a whole GPU", GpuRequest::Whole(1)),
+        ("four GPUs", GpuRequest::Whole(4)),
+    ];
+    for (name, gpus) in rows {
+        let mut cluster = fleet(1000);
+        for at in 0..10_000 {
+            let mut job = job(at, Kinds::Few);
+            job.requirements.gpus = gpus;
+            cluster.upsert_job(job);
+        }
+        group.throughput(Throughput::Elements(10_000));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || cluster.clone(),
+                |mut cluster| (cluster.decide(NOW, usize::MAX).len(), cluster),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// One event and all decisions that come of it, as the shell asks for them: 64 at a time.
+fn settle(cluster: &mut Cluster) -> usize {
+    let mut decided = 0;
+    loop {
+        let decisions = cluster.decide(NOW, 64).len();
+        decided += decisions;
+        if decisions < 64 {
+            return decided;
+        }
+    }
+}
+
 fn events(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one event in a full fleet");
-    group.sample_size(50);
+    group.sample_size(30);
+    group.warm_up_time(Duration::from_millis(200));
+    group.measurement_time(Duration::from_secs(2));
     let rows = [
-        ("200 nodes, few kinds", 200, 10_000, Kinds::Few),
-        ("200 nodes, all different", 200, 10_000, Kinds::AllDifferent),
-        ("5,000 nodes, few kinds", 5000, 100_000, Kinds::Few),
+        ("200 nodes, few kinds", 200, Kinds::Few),
+        ("200 nodes, all different", 200, Kinds::AllDifferent),
+        ("5,000 nodes, few kinds", 5000, Kinds::Few),
+        ("5,000 nodes, all different", 5000, Kinds::AllDifferent),
     ];
-    for (name, nodes, jobs, kinds) in rows {
-        let (cluster, running) = full(nodes, jobs, kinds);
-        let mut ends = (cluster.clone(), running.clone().into_iter());
+    for (name, nodes, kinds) in rows {
+        let (cluster, running) = full(nodes, queue_of(nodes), kinds);
+        let mut ends = (cluster.clone(), running.iter());
         group.bench_function(format!("a job ends, {name}"), |bencher| {
             bencher.iter(|| {
                 let uid = ends.1.next().unwrap_or_else(|| {
-                    ends = (cluster.clone(), running.clone().into_iter());
-                    running[0].clone()
+                    ends = (cluster.clone(), running[1..].iter());
+                    &running[0]
                 });
-                ends.0.release(&uid);
-                ends.0.decide(NOW, 64).len()
+                ends.0.release(uid);
+                settle(&mut ends.0)
             });
         });
-        let mut arrivals = (cluster.clone(), jobs);
+        let mut arrivals = (cluster.clone(), queue_of(nodes));
         group.bench_function(format!("a job arrives, {name}"), |bencher| {
             bencher.iter(|| {
                 arrivals.1 += 1;
                 arrivals.0.upsert_job(job(arrivals.1, kinds));
-                arrivals.0.decide(NOW, 64).len()
+                settle(&mut arrivals.0)
+            });
+        });
+        let mut reports = (cluster, 0);
+        group.bench_function(format!("a node reports, {name}"), |bencher| {
+            bencher.iter(|| {
+                reports.1 += 1;
+                let mut node = node(reports.1 % nodes);
+                // Somebody's process that comes and goes.
+                node.gpus[3].foreign_peaks = vec![Bytes::mib(u64::from(reports.1 % 7) * 100)];
+                reports.0.upsert_node(&node_name(reports.1 % nodes), node);
+                settle(&mut reports.0)
             });
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, decisions, events);
+criterion_group!(benches, decisions, decisions_in_steps, requests, events);
 criterion_main!(benches);

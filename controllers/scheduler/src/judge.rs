@@ -13,7 +13,7 @@ use crate::pending::{Blocked, ClassId, Known};
 use crate::reserve::Views;
 
 /// Looks at single nodes in one call.
-const LOOKS: usize = 1024;
+const LOOKS: usize = 256;
 /// A look at the whole fleet reads so many nodes in the time of one single look.
 const NODES_A_LOOK: usize = 8;
 /// Changed nodes that are looked at one by one; beyond that the whole fleet is looked at.

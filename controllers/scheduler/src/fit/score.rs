@@ -30,6 +30,16 @@ pub(crate) struct Score {
 }
 
 impl Score {
+    /// Is this better than any node where no less is left over of what counts first?
+    pub(crate) fn beats(&self, needs: &Requirements, least_left: u64) -> bool {
+        let weights = needs.prefer.iter().map(|one| i64::from(one.weight));
+        let most: i64 = weights.filter(|weight| *weight > 0).sum();
+        self.soft_taints == 0
+            && self.unmet == -most
+            && self.looseness == 0
+            && self.first < least_left
+    }
+
     /// Of a job that fits.
     pub(super) fn of(needs: &Requirements, node: &Node, state: &NodeState, room: &Room) -> Self {
         let cpu_left = state.cpu_free(node).0 - needs.cpu.0;

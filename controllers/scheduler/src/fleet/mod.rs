@@ -187,7 +187,10 @@ impl Row {
         self.memory = state.memory_free(node).0;
         self.jobs = u32::try_from(state.jobs.len()).unwrap_or(u32::MAX);
         self.whole = state.whole_jobs > 0;
-        let idle = state.gpus.iter().filter(|device| device.headroom.idle);
+        let idle = state
+            .gpus
+            .iter()
+            .filter(|device| device.headroom.idle && !device.divided);
         self.idle = u16::try_from(idle.count()).unwrap_or(u16::MAX);
         let vacant = state.gpus.iter().filter(|device| device.headroom.vacant);
         self.vacant = u16::try_from(vacant.count()).unwrap_or(u16::MAX);

@@ -4,9 +4,12 @@ use super::{DEVICES, Fleet, Row};
 use crate::cluster::Cluster;
 use crate::explain::{Item, NodeReasons};
 use crate::fit::{self, Occupancy, Score};
-use crate::input::{Bytes, Exclusive, GpuRequest, Link, MilliCpu, NodeName, Requirements, Wish};
+use crate::input::{
+    Bytes, Exclusive, GpuRequest, Link, MilliCpu, NodeName, Packing, Requirements, Wish,
+};
 use crate::node_state::NodeState;
 use crate::reason::{Misfit, ReasonClass};
+use crate::shelf::Amounts;
 
 /// What the numbers of a node say about a job.
 enum Verdict<'a> {
@@ -58,15 +61,14 @@ impl<'a> Judge<'a> {
         self.cluster.nodes.get_key_value(&row.name)
     }
 
-    fn verdict(&mut self, row: &Row) -> Verdict<'_> {
+    /// What is known of the nodes of a group, found out with this one if need be; `None` for jobs that go by names.
+    fn known(&mut self, row: &Row) -> Option<&Known> {
         if self.by_name {
-            return Verdict::Ask;
+            return None;
         }
         let at = row.group as usize;
         if self.known[at].is_none() {
-            let Some((name, state)) = self.state(row) else {
-                return Verdict::Ask;
-            };
+            let (name, state) = self.state(row)?;
             let known = match fit::fixed_misfit(self.needs, name, state) {
                 Some(misfit) => Known::Misfit(misfit),
                 None => Known::Possible {
@@ -75,9 +77,19 @@ impl<'a> Judge<'a> {
             };
             self.known[at] = Some(known);
         }
-        match &self.known[at] {
+        self.known[at].as_ref()
+    }
+
+    /// Is the job kept from the node for good?
+    fn is_closed(&mut self, row: &Row) -> bool {
+        matches!(self.known(row), Some(Known::Misfit(_)))
+    }
+
+    fn verdict(&mut self, row: &Row) -> Verdict<'_> {
+        let needs = self.needs;
+        match self.known(row) {
             Some(Known::Misfit(misfit)) => Verdict::Never(misfit),
-            Some(Known::Possible { plain }) => match row.misfit(self.needs, *plain) {
+            Some(Known::Possible { plain }) => match row.misfit(needs, *plain) {
                 Some(misfit) => Verdict::NotNow(misfit),
                 None => Verdict::Ask,
             },
@@ -121,6 +133,26 @@ impl Row {
                 (idle < wanted).then_some(Misfit::GpusBusy { wanted, idle })
             }
             GpuRequest::Vram { count, bytes } => self.vram_misfit(needs, count, bytes),
+        }
+    }
+
+    /// No less than this is left over by [`Score::first`] when the job is placed here.
+    fn least_left(&self, needs: &Requirements, asked: &Amounts) -> u64 {
+        let idle = u64::from(self.idle);
+        match needs.gpus {
+            _ if needs.packing != Packing::Pack || !self.all_noted => 0,
+            GpuRequest::None if self.devices == 0 => 0,
+            GpuRequest::None => 1 + idle,
+            GpuRequest::Whole(count) => idle.saturating_sub(u64::from(count)),
+            GpuRequest::Vram { .. } if needs.exclusive != Exclusive::Shared => 0,
+            GpuRequest::Vram { .. } => {
+                let wanted = asked.vram.0.max(1);
+                let devices = self.free.iter().zip(&self.reach);
+                let left = devices
+                    .filter(|(_, reach)| wanted <= **reach)
+                    .map(|(free, _)| free.saturating_sub(wanted));
+                left.min().unwrap_or(0)
+            }
         }
     }
 
@@ -211,18 +243,32 @@ fn reasons(
 }
 
 impl Cluster {
-    /// The nodes that a job fits, with how well; of nodes that are alike only the first by name, unless `all` is set.
+    /// The nodes that a job fits, with how well; the best of them is among them, and with `all` every one is.
     pub(crate) fn fitting(&self, needs: &Requirements, all: bool) -> Vec<(Score, &NodeName)> {
         let mut judge = Judge::new(self, needs);
-        let mut fits = Vec::new();
+        let amounts = Amounts::of(needs);
+        let mut open: Vec<(u64, &Row)> = Vec::new();
+        let mut seen = vec![false; self.fleet.twins.len()];
         for row in &self.fleet.rows {
-            if !matches!(judge.verdict(row), Verdict::Ask) {
+            if !row.admits(needs, &amounts) || judge.is_closed(row) {
                 continue;
             }
-            let first = judge.by_name || judge.twins[row.twin as usize] == 0;
-            if (all || first)
-                && let Some(Ok(score)) = judge.ask(row)
-            {
+            // Of nodes that are alike the first by name is the best.
+            if all || judge.by_name || !std::mem::replace(&mut seen[row.twin as usize], true) {
+                open.push((row.least_left(needs, &amounts), row));
+            }
+        }
+        if !all {
+            open.sort_by_key(|(left, _)| *left);
+        }
+        let mut fits = Vec::new();
+        let mut best: Option<Score> = None;
+        for (left, row) in open {
+            if !all && best.is_some_and(|best| best.beats(needs, left)) {
+                break;
+            }
+            if let Some(Ok(score)) = judge.ask(row) {
+                best = best.into_iter().chain([*score]).min();
                 fits.push((*score, &row.name));
             }
         }
