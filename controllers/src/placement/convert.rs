@@ -53,6 +53,7 @@ pub(super) fn waiting_job(
         terms: terms(effective),
         estimate: known.estimate,
         ancestors: known.ancestors,
+        gang: None,
     }
 }
 
@@ -216,6 +217,7 @@ pub(super) fn bound_job(
             .stop
             .as_ref()
             .and_then(|stop| (stop.attempt == status.attempt).then(|| millis(stop.deadline.0))),
+        gang: None,
     }
 }
 

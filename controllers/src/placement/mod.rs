@@ -24,6 +24,7 @@ mod convert;
 mod decide;
 mod holds;
 mod reconcile;
+mod room;
 mod runtimes;
 mod snapshot;
 mod untold;

@@ -3,17 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::job_status::Victim;
 use crds::{Job, Queue, phase};
 use jiff::Timestamp;
-use scheduler::{
-    Cluster, Decision, Estimate, JobState, JobUid, Millis, NodeName, QueueName, preempt,
-};
+use scheduler::{Cluster, Decision, Estimate, JobState, JobUid, Millis, NodeName, QueueName};
 
 use super::ancestors::ancestors;
 use super::convert::Known;
 use super::decide::{View, avoidance, bind, infeasible, tell, view};
-use super::holds::{self, Holds};
+use super::holds::Holds;
 use super::runtimes::Runtimes;
 use super::untold::{Reason, Untold};
 use super::{convert, decide, usage};
@@ -28,19 +25,17 @@ const BINDS_A_PLAN: usize = 64;
 const DECISIONS_A_CALL: usize = 256;
 /// How long a job rests whose write the API server refused.
 const REFUSED_SECS: u64 = 30;
-/// How long room that somebody asked for is kept beyond the grace of those who leave it.
-const PATIENCE_SECS: u64 = 60;
 
 /// Placement.
 pub(crate) struct Placement {
     started: Timestamp,
     settle_seconds: u64,
     scheduling: Scheduling,
-    epoch: u64,
-    cluster: Cluster,
+    pub(super) epoch: u64,
+    pub(super) cluster: Cluster,
     /// False until the first node is known: then the fleet begins to settle.
     has_nodes: bool,
-    keys: BTreeMap<JobUid, Key>,
+    pub(super) keys: BTreeMap<JobUid, Key>,
     untold: Untold,
     /// Binds without a known fate: asked for again until there is an answer.
     unanswered: BTreeMap<Key, Op>,
@@ -56,11 +51,11 @@ pub(crate) struct Placement {
     runtimes: Runtimes,
     /// How long waiting jobs were taken to run when they were looked at last.
     estimates: BTreeMap<JobUid, Option<Estimate>>,
-    holds: Holds,
+    pub(super) holds: Holds,
     /// Nominations so far, for their ids.
-    nominations: u64,
+    pub(super) nominations: u64,
     /// Waiting jobs for which somebody wants room to be made.
-    wanting: BTreeSet<Key>,
+    pub(super) wanting: BTreeSet<Key>,
     /// When to look next at what queues have used; nothing while nobody uses anything.
     usage_due: Option<Timestamp>,
 }
@@ -110,28 +105,6 @@ impl Placement {
         }
         for (key, job) in world.jobs.iter() {
             self.restore(key, job, now);
-        }
-    }
-
-    /// What the status of a waiting job says is kept for it is kept again.
-    fn restore(&mut self, key: &Key, job: &Job, now: Timestamp) {
-        let id = convert::job_uid(job);
-        if self.cluster.job_state(&id) != Some(JobState::Pending) {
-            return;
-        }
-        let status = job.status.as_ref();
-        let waiting = status.and_then(|status| status.waiting.as_ref());
-        let reservation = waiting.and_then(|waiting| waiting.reservation.clone());
-        let nomination = status.and_then(|status| status.nomination.clone());
-        if let Some(known) = &reservation {
-            let known = holds::restored_reservation(&id, known);
-            self.cluster.restore_reservation(&id, known);
-            self.holds.reserve(key, reservation);
-        }
-        if let Some(known) = &nomination {
-            let known = holds::restored_nomination(&id, known, millis(now));
-            self.cluster.nominate(&id, known);
-            self.holds.nominate(key, nomination);
         }
     }
 
@@ -318,91 +291,7 @@ impl Placement {
         }
     }
 
-    /// What the core reserves is to be written, for each job that has a slot of it.
-    fn keep(&mut self, id: &JobUid, key: &Key, reservation: Option<scheduler::Reservation>) {
-        let Some(reservation) = reservation else {
-            self.holds.reserve(key, None);
-            return;
-        };
-        let until = reservation.not_later_than;
-        for slot in &reservation.slots {
-            let of = if slot.job == *id {
-                Some(key)
-            } else {
-                self.keys.get(&slot.job)
-            };
-            if let Some(of) = of {
-                self.holds
-                    .reserve(of, Some(holds::reservation(slot, until)));
-            }
-        }
-    }
-
-    /// What the core nominates is to be written, for each job that has a slot of it; the victims are named by each.
-    fn nominate(&mut self, key: &Key, nomination: &scheduler::Nomination, world: &World) {
-        self.nominations += 1;
-        let id = format!("{}-{}", self.epoch, self.nominations);
-        let victims = nomination.victims.iter().filter_map(|uid| {
-            let (key, job) = self.job(uid, world)?;
-            Some(Victim {
-                namespace: key.namespace.to_string(),
-                name: key.name.to_string(),
-                uid: uid.to_string(),
-                attempt: job.status.as_ref()?.attempt,
-            })
-        });
-        let victims: Vec<Victim> = victims.collect();
-        for slot in &nomination.slots {
-            let of = self.keys.get(&slot.job).unwrap_or(key);
-            let said = holds::nomination(id.clone(), slot, victims.clone(), nomination.expires);
-            self.holds.nominate(of, Some(said));
-        }
-    }
-
-    /// Makes room for the jobs that somebody wants it for, as far as others may be displaced for them.
-    fn make_room(&mut self, world: &World, now: Timestamp) {
-        for key in std::mem::take(&mut self.wanting) {
-            let Some(job) = world.jobs.get(&key) else {
-                continue;
-            };
-            let id = convert::job_uid(job);
-            let nominated = job.status.as_ref().is_some_and(|s| s.nomination.is_some());
-            if nominated || self.holds.is_nominated(&key) {
-                continue;
-            }
-            let plan = match preempt::plan(&self.cluster, &id, millis(now)) {
-                Ok(plan) => plan,
-                Err(why) => {
-                    tracing::info!(namespace = %key.namespace, name = %key.name, %why, "nobody is displaced");
-                    continue;
-                }
-            };
-            let graces = plan.victims.iter().filter_map(|victim| {
-                let (_, job) = self.job(&victim.job, world)?;
-                let effective = job.status.as_ref()?.effective.as_ref()?;
-                Some(effective.termination_grace_period_seconds.value)
-            });
-            let longest = u64::from(graces.max().unwrap_or(0));
-            let nomination = scheduler::Nomination {
-                slots: vec![scheduler::Slot {
-                    job: id.clone(),
-                    node: plan.placement.node.clone(),
-                    gpus: plan.placement.gpus.clone(),
-                }],
-                victims: plan
-                    .victims
-                    .iter()
-                    .map(|victim| victim.job.clone())
-                    .collect(),
-                expires: millis(later(now, longest + PATIENCE_SECS)),
-            };
-            if self.cluster.nominate(&id, nomination.clone()) {
-                self.nominate(&key, &nomination, world);
-            }
-        }
-    }
-
-    fn job<'a>(&self, id: &JobUid, world: &'a World) -> Option<(Key, &'a Arc<Job>)> {
+    pub(super) fn job<'a>(&self, id: &JobUid, world: &'a World) -> Option<(Key, &'a Arc<Job>)> {
         let key = self.keys.get(id)?;
         let job = world.jobs.get(key)?;
         (uid(job) == id.as_str()).then(|| (key.clone(), job))
@@ -449,7 +338,7 @@ impl Placement {
     }
 }
 
-fn millis(time: Timestamp) -> Millis {
+pub(super) fn millis(time: Timestamp) -> Millis {
     Millis(time.as_millisecond())
 }
 
