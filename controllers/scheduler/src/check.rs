@@ -62,6 +62,12 @@ pub enum Violation {
     /// The figures kept for all queues together are not what the queues add up to.
     #[error("the figures of all queues together are stale")]
     StaleCohort,
+    /// Something is kept for a job that does not wait, or it is listed on the wrong nodes.
+    #[error("what is kept for job `{0}` is stale")]
+    StaleHold(JobUid),
+    /// The members that are known of gangs are not those that the jobs say.
+    #[error("the members of gangs are stale")]
+    StaleGangs,
     /// A job is in no index, or in one that it does not belong to.
     #[error("job `{0}` is indexed wrongly")]
     LostJob(JobUid),
@@ -89,6 +95,11 @@ impl Cluster {
         }
         if !self.pending.is_listed() {
             found.push(Violation::StaleLists);
+        }
+        let stale = self.holds.stale(|uid| self.waiting_job(uid).is_some());
+        found.extend(stale.into_iter().map(Violation::StaleHold));
+        if self.counted_gangs() != self.gangs {
+            found.push(Violation::StaleGangs);
         }
         if self.counted_cohort() != self.cohort {
             found.push(Violation::StaleCohort);

@@ -234,6 +234,10 @@ impl Cluster {
             self.jobs.insert(job.uid.clone(), entry);
             let end = |job: &BoundJob| (job.started, job.stopping, job.terms);
             let other_end = end(known) != end(&job);
+            if known.gang != job.gang {
+                self.gangs.left(&job.uid);
+                self.gangs.placed(&job);
+            }
             self.holds.room.left(known);
             self.holds.room.came(&job);
             if (known.attempt, known.terms, known.priority)

@@ -102,6 +102,7 @@ impl Cluster {
             // Before those that come at the same moment take what it has been waiting for.
             self.reserve(now, limit, &mut decisions);
         }
+        self.try_reordered(now);
         for _ in 0..MOST_ROUNDS {
             let given_up = self.holds.given_up;
             self.place(now, limit, &mut decisions);

@@ -197,8 +197,20 @@ impl Cluster {
         Ok(places)
     }
 
+    /// The members of all gangs as the jobs say.
+    pub(crate) fn counted_gangs(&self) -> Gangs {
+        let mut gangs = Gangs::default();
+        for job in self.jobs.keys().filter_map(|uid| self.waiting_job(uid)) {
+            gangs.waits(job);
+        }
+        for job in self.nodes.values().flat_map(|state| state.jobs.values()) {
+            gangs.placed(job);
+        }
+        gangs
+    }
+
     /// Nodes on which members of a job's gang are already.
-    fn nodes_of_the_gang(&self, job: &Job) -> BTreeSet<NodeName> {
+    pub(crate) fn nodes_of_the_gang(&self, job: &Job) -> BTreeSet<NodeName> {
         let gang = job.gang.as_ref();
         let members = gang.and_then(|gang| self.gangs.members(&gang.id));
         let placed = members

@@ -11,13 +11,16 @@ use crate::attempt;
 use crate::cluster::{Cluster, Entry};
 use crate::decide::Decision;
 use crate::fit;
-use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName};
+use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, Span};
 use crate::node_state::NodeState;
 use crate::order::Key;
 use crate::pending::ClassId;
 use crate::reserve::{Hold, Reservation, Slot};
 use crate::timeline::{self, Leaves, Opening};
 use crate::vram::Headroom;
+
+/// How long those that are kept out by a holder may go untried after they came before it in the order.
+const REORDER_AFTER: Span = Span::seconds(60);
 
 /// Most nodes at which a search for slots looks closely; those that may open soonest are looked at first.
 const MOST_LOOKS: usize = 64;
@@ -126,6 +129,20 @@ impl Cluster {
     pub(crate) fn is_anyone_newly_entitled(&self, now: Millis) -> bool {
         let first = self.holds.entitled.soon.first();
         first.is_some_and(|(from, _)| *from <= now)
+    }
+
+    /// Lets those be tried again that are kept out by holders: aging and shares may have brought them before these since.
+    /// The order says nothing when that happens, so it is done once a minute, at the next decision.
+    pub(crate) fn try_reordered(&mut self, now: Millis) {
+        let moves = self.settings.aging.is_some() || self.settings.half_life.is_some();
+        if !moves || self.holds.is_empty() || now < self.holds.reordered.plus(REORDER_AFTER) {
+            return;
+        }
+        self.holds.reordered = now;
+        let held: Vec<NodeName> = self.holds.nodes().cloned().collect();
+        for node in &held {
+            self.node_freed(node);
+        }
     }
 
     /// A bound job on a node is to end at another time than before.

@@ -94,6 +94,8 @@ pub(crate) struct Holds {
     pub(crate) other_ends: BTreeSet<NodeName>,
     /// Who is entitled to a reservation.
     pub(crate) entitled: Entitled,
+    /// When those that are kept out were tried last because the order may be another.
+    pub(crate) reordered: Millis,
     /// When slots must be taken back from those who may be displaced, the next time.
     pub(crate) take_back_at: Option<Millis>,
     /// What was done to make room.
@@ -117,6 +119,30 @@ impl Holds {
     /// Is nothing kept?
     pub(crate) fn is_empty(&self) -> bool {
         self.by_job.is_empty()
+    }
+
+    /// Holders that do not wait, or whose slots are not listed as they must be.
+    pub(crate) fn stale(&self, waits: impl Fn(&JobUid) -> bool) -> BTreeSet<JobUid> {
+        let mut listed: BTreeMap<NodeName, BTreeSet<JobUid>> = BTreeMap::new();
+        for (uid, hold) in &self.by_job {
+            for node in hold.nodes() {
+                listed.entry(node.clone()).or_default().insert(uid.clone());
+            }
+        }
+        let mut stale: BTreeSet<JobUid> = BTreeSet::new();
+        stale.extend(self.by_job.keys().filter(|uid| !waits(uid)).cloned());
+        for node in listed.keys().chain(self.by_node.keys()) {
+            let empty = BTreeSet::new();
+            let should = listed.get(node).unwrap_or(&empty);
+            let does = self.by_node.get(node).unwrap_or(&empty);
+            stale.extend(should.symmetric_difference(does).cloned());
+        }
+        stale
+    }
+
+    /// Nodes on which anything is kept.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        self.by_node.keys()
     }
 
     /// Number of nominations.

@@ -203,3 +203,162 @@ pub(crate) fn lesser(now: &NodeState, then: &NodeState) -> NodeState {
     }
     both
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::{Bytes, Estimate, Gpu, GpuRequest, MilliCpu, Node, Terms};
+
+    const NOW: Millis = Millis(100_000);
+
+    fn nobody(_: &BoundJob) -> Option<Millis> {
+        None
+    }
+
+    fn outlook(displaces: &dyn Fn(&BoundJob) -> Option<Millis>) -> Outlook<'_> {
+        Outlook {
+            now: NOW,
+            allowance: Span::seconds(30),
+            displaces,
+        }
+    }
+
+    /// A job on GPUs that started at 0, with a limit in seconds; none for 0.
+    fn job(uid: &str, gpus: &[u32], limit: i64) -> BoundJob {
+        BoundJob {
+            uid: uid.into(),
+            node: "a".into(),
+            attempt: 1,
+            gpus: gpus.iter().map(|at| format!("a/{at}").into()).collect(),
+            whole_gpus: true,
+            cpu: MilliCpu(1000),
+            terms: Terms {
+                limit: (limit > 0).then(|| Span::seconds(limit)),
+                ..Terms::default()
+            },
+            started: Some(Millis(0)),
+            ..BoundJob::default()
+        }
+    }
+
+    fn node(jobs: &[BoundJob]) -> NodeState {
+        let mut state = NodeState::default();
+        let gpus = (0..4).map(|at| Gpu::idle(format!("a/{at}"), at, Bytes::gib(24)));
+        state.set_facts(Node {
+            ready: true,
+            cpu: MilliCpu(8000),
+            memory: Bytes::gib(8),
+            gpus: gpus.collect(),
+            ..Node::default()
+        });
+        for job in jobs {
+            state.add(job.clone());
+        }
+        state
+    }
+
+    fn gpus(count: u32) -> Requirements {
+        Requirements {
+            gpus: GpuRequest::Whole(count),
+            ..Requirements::default()
+        }
+    }
+
+    #[test]
+    fn a_hard_end_rests_on_limit_grace_stop_and_a_start_that_may_be_late() {
+        let allowance = Span::seconds(30);
+        let end = |job: &BoundJob| hard_end(job, NOW, allowance).map(|end| end.0 / 1000);
+        let started = job("x", &[0], 500);
+        assert_eq!(end(&started), Some(500));
+        let mut graceful = started.clone();
+        graceful.terms.grace = Span::seconds(9);
+        assert_eq!(end(&graceful), Some(509));
+        let stopping = BoundJob {
+            stopping: Some(Millis(120_000)),
+            ..started.clone()
+        };
+        assert_eq!(end(&stopping), Some(120));
+        assert_eq!(end(&job("x", &[0], 0)), None);
+        let unstarted = |bound_at| BoundJob {
+            started: None,
+            bound_at: Millis(bound_at),
+            ..started.clone()
+        };
+        assert_eq!(end(&unstarted(90_000)), Some(620), "within the allowance");
+        assert_eq!(end(&unstarted(0)), Some(600), "late: it may start now");
+    }
+
+    #[test]
+    fn promises_come_before_guesses_and_one_guess_spoils_a_promise() {
+        let (by, perhaps) = (Leaves::By, Leaves::Perhaps);
+        assert!(by(Millis(9)) < perhaps(Millis(1)) && perhaps(Millis(9)) < Leaves::Unknown);
+        assert_eq!(by(Millis(1)).and(by(Millis(2))), by(Millis(2)));
+        assert_eq!(by(Millis(5)).and(perhaps(Millis(2))), perhaps(Millis(5)));
+        assert_eq!(by(Millis(5)).and(Leaves::Unknown), Leaves::Unknown);
+        let learned = BoundJob {
+            estimate: Some(Estimate {
+                median: Span::seconds(10),
+                p90: Span::seconds(50),
+            }),
+            ..job("x", &[0], 0)
+        };
+        // It has run longer than nine of ten: it may end at any time.
+        assert_eq!(outlook(&nobody).leaves(&learned), perhaps(NOW));
+    }
+
+    #[test]
+    fn who_may_be_displaced_leaves_after_its_grace_and_not_before_its_time() {
+        let mut low = job("low", &[0], 0);
+        low.terms.grace = Span::seconds(30);
+        let at_once = |_: &BoundJob| Some(Millis(0));
+        assert_eq!(outlook(&at_once).leaves(&low), Leaves::By(Millis(130_000)));
+        let later = |_: &BoundJob| Some(Millis(200_000));
+        assert_eq!(outlook(&later).leaves(&low), Leaves::By(Millis(230_000)));
+    }
+
+    /// Jobs on the node, GPUs asked for, and when they are there after whom.
+    type Row<'a> = (&'a [BoundJob], u32, Option<(Leaves, &'a [&'a str])>);
+
+    #[test]
+    fn an_opening_is_the_earliest_and_waits_for_nobody_in_vain() {
+        let limited = [
+            job("a", &[0], 300),
+            job("b", &[1], 200),
+            job("c", &[2], 400),
+            job("d", &[3], 0),
+        ];
+        let unlimited = [
+            job("pair", &[0, 1], 0),
+            job("x", &[2], 0),
+            job("y", &[3], 0),
+        ];
+        let at = |seconds: i64| Leaves::By(Millis(seconds * 1000));
+        let rows: [Row<'_>; 6] = [
+            (&limited, 1, Some((at(200), &["b"]))),
+            (&limited, 2, Some((at(300), &["a", "b"]))),
+            (&limited, 3, Some((at(400), &["a", "b", "c"]))),
+            (&limited, 4, Some((Leaves::Unknown, &["a", "b", "c", "d"]))),
+            (&unlimited, 2, Some((Leaves::Unknown, &["pair"]))),
+            (&limited, 5, None),
+        ];
+        for (jobs, count, wanted) in rows {
+            let found = opening(&gpus(count), &"a".into(), &node(jobs), &outlook(&nobody));
+            let found = found.map(|opening| (opening.when, opening.waits_for));
+            let wanted =
+                wanted.map(|(when, uids)| (when, uids.iter().map(|uid| (*uid).into()).collect()));
+            assert_eq!(found, wanted, "{count} GPUs");
+        }
+    }
+
+    #[test]
+    fn what_fits_the_lesser_of_two_states_fits_both() {
+        let now = node(&[job("a", &[0], 300), job("b", &[1], 0)]);
+        let mut then = without(&now, |job| job.terms.limit.is_some());
+        then.add(job("holder", &[2], 0));
+        let both = lesser(&now, &then);
+        let idle: Vec<bool> = both.gpus.iter().map(|gpu| gpu.headroom.idle).collect();
+        assert_eq!(idle, [false, false, false, true]);
+        assert!(fit::fit(&gpus(1), &"a".into(), &both).is_ok());
+        assert!(fit::fit(&gpus(2), &"a".into(), &both).is_err());
+    }
+}
