@@ -208,8 +208,13 @@ impl NodeReasons {
 }
 
 impl Cluster {
-    /// Where a job stands now; `None` when it is not known.
+    /// Where a job stood at the last decision; `None` when it is not known.
     pub fn explain(&self, uid: &JobUid) -> Option<Standing> {
+        self.standing(uid, self.now)
+    }
+
+    /// The same at a time.
+    pub(crate) fn standing(&self, uid: &JobUid, now: Millis) -> Option<Standing> {
         let (job, ended) = match self.jobs.get(uid)? {
             Entry::Assumed { node, .. } | Entry::Bound { node } => {
                 return Some(Standing::Bound(node.clone()));
@@ -227,24 +232,24 @@ impl Cluster {
             return Some(Standing::Waits(why));
         }
         if job.gang.is_some() {
-            let places = self.gang_places(job, self.now, &mut Views::default());
+            let places = self.gang_places(job, now, &mut Views::default());
             let own = places.ok().and_then(|places| {
                 let mut places = places.into_iter();
                 places.find(|(member, _)| *member == job.uid)
             });
             return Some(match own {
                 Some((_, name)) => Standing::Fits(name),
-                None => Standing::Waits(self.node_reason(job, self.now)),
+                None => Standing::Waits(self.node_reason(job, now)),
             });
         }
         let candidates = self.candidates(needs);
         let scores = candidates.filter_map(|(name, state)| {
-            let fits = self.fit_beside(job, name, state, self.now, &mut Views::default());
+            let fits = self.fit_beside(job, name, state, now, &mut Views::default());
             Some((fits.ok()?, name))
         });
         Some(match scores.min() {
             Some((_, name)) => Standing::Fits(name.clone()),
-            None => Standing::Waits(self.node_reason(job, self.now)),
+            None => Standing::Waits(self.node_reason(job, now)),
         })
     }
 

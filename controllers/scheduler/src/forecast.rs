@@ -2,7 +2,7 @@
 //!
 //! Ends come from hard limits and stops, else from learned run times. Two courses are played through: one in which jobs run
 //! as long as is likely, and one in which they run as long as they may. In both, the jobs ahead take what gets free in
-//! order, each where it gets free; this job starts when it fits. The two starts are the band.
+//! order, each where it gets free; this job starts when it fits and nothing is kept from it there. The two starts are the band.
 //!
 //! **What it is not.** A promise: jobs that come later and go first, nodes that fail and people who change their minds are
 //! not foreseen, and neither are quotas. Where nothing that runs has a known end, or the look is cut off, the answer is
@@ -173,8 +173,15 @@ impl<'a> Play<'a> {
         state.add(bound);
     }
 
-    fn run(&mut self, cluster: &'a Cluster, job: &'a Job, ahead: &[Ahead<'a>]) -> Outcome {
+    fn run(
+        &mut self,
+        cluster: &'a Cluster,
+        job: &'a Job,
+        ahead: &[Ahead<'a>],
+        now: Millis,
+    ) -> Outcome {
         let mut waiting: Vec<Ahead<'a>> = ahead.to_vec();
+        let kept = kept_from(cluster, job, now);
         let mut all_firm = true;
         while let Some((at, name, _, firm)) = self.next(cluster) {
             all_firm &= firm;
@@ -191,7 +198,11 @@ impl<'a> Play<'a> {
                 left.push(one);
             }
             waiting = left;
-            if self.fits(job, name) {
+            let kept = kept.get(name).is_some_and(|holders| {
+                let mut still = waiting.iter();
+                still.any(|one| holders.contains(&one.job.uid))
+            });
+            if !kept && self.fits(job, name) {
                 return Outcome::Starts { at, firm: all_firm };
             }
             if self.events >= MOST_EVENTS || self.tries >= MOST_TRIES {
@@ -202,6 +213,21 @@ impl<'a> Play<'a> {
     }
 }
 
+/// Nodes on which slots are kept from a job, with those for whom they are.
+fn kept_from<'a>(
+    cluster: &'a Cluster,
+    job: &Job,
+    now: Millis,
+) -> BTreeMap<&'a NodeName, BTreeSet<&'a JobUid>> {
+    let nodes = cluster.holds.all().flat_map(|(_, hold)| hold.nodes());
+    let nodes: BTreeSet<&NodeName> = nodes.collect();
+    let kept = nodes
+        .into_iter()
+        .filter(|name| cluster.kept_from(job, name, now).is_some());
+    kept.map(|name| (name, cluster.holds.on(name).map(|(uid, _)| uid).collect()))
+        .collect()
+}
+
 /// When a job that waits will probably start, behind these; `None` when that is not known.
 pub(crate) fn band(
     cluster: &Cluster,
@@ -210,7 +236,7 @@ pub(crate) fn band(
     all_ahead: bool,
     now: Millis,
 ) -> Option<Band> {
-    let play = |course| Play::new(cluster, job, now, course).run(cluster, job, ahead);
+    let play = |course| Play::new(cluster, job, now, course).run(cluster, job, ahead, now);
     let earliest = match play(Course::Likely) {
         Outcome::Starts { at, .. } | Outcome::NotBefore(at) => at,
         Outcome::Unknown => return None,
@@ -246,11 +272,13 @@ pub(crate) fn room_on(cluster: &Cluster, job: &Job, name: &NodeName, now: Millis
     None
 }
 
-/// Where there will be room for a job first, were it the next everywhere; `None` when that is not known.
+/// Where there will be room for a job first, were it the next wherever nothing is kept from it; `None` when that is not
+/// known.
 pub(crate) fn first_room(cluster: &Cluster, job: &Job, now: Millis) -> Option<Until> {
     let mut play = Play::new(cluster, job, now, Course::Likely);
+    let kept = kept_from(cluster, job, now);
     while let Some((_, name, _, _)) = play.next(cluster) {
-        if play.fits(job, name) {
+        if !kept.contains_key(name) && play.fits(job, name) {
             return room_on(cluster, job, name, now);
         }
         if play.events >= MOST_EVENTS {

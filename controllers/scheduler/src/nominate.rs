@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
-use crate::decide::{Decision, Placement};
+use crate::decide::Decision;
 use crate::fit;
 use crate::input::{BoundJob, Job, JobUid, Millis, NodeName, Span};
 use crate::keep::only;
@@ -19,7 +19,7 @@ use crate::node_state::NodeState;
 use crate::order::Key;
 use crate::pending::{Blocked, ClassId};
 use crate::preempt::{self, Plan};
-use crate::reserve::{Hold, Nominated, Nomination, Reservation, Slot, Views};
+use crate::reserve::{Hold, Nominated, Nomination, Reservation, Slot};
 use crate::timeline::{self, Leaves};
 
 /// Most nominations under way at a time.
@@ -33,9 +33,6 @@ const MOST_OF_A_CLASS: usize = 4;
 
 /// Most classes that are considered again because there is somebody new whom they may displace.
 const MOST_CONSIDERED: usize = 64;
-
-/// Most nodes on which a member of a gang is planned for.
-const MOST_GANG_NODES: usize = 64;
 
 /// How long slots are kept after the last victim should have left them.
 const PATIENCE: Span = Span::seconds(120);
@@ -294,67 +291,24 @@ impl Cluster {
             return 0;
         }
         let uid = leader.uid.clone();
-        if let Some((slots, victims, waits_for)) = self.plan_gang(leader, now)
-            && !victims.is_empty()
-        {
+        let plans = preempt::plan_gang(self, &uid, now).unwrap_or_default();
+        let (mut victims, mut waits_for) = (Vec::new(), Vec::new());
+        let mut slots: Vec<Slot> = Vec::new();
+        for plan in plans {
+            victims.extend(plan.victims.into_iter().map(|victim| victim.job));
+            waits_for.extend(plan.leaving);
+            slots.push(Slot {
+                job: plan.placement.job,
+                node: plan.placement.node,
+                gpus: plan.placement.gpus,
+            });
+        }
+        if !victims.is_empty() {
+            waits_for.extend(victims.iter().cloned());
+            slots.sort();
             decisions.push(self.decide_nomination(&uid, slots, victims, waits_for, now));
         }
         1
-    }
-
-    /// A slot for each member of a gang that has none, who has to be stopped for them, and who has to leave: for members
-    /// that fit nowhere now the cheapest plans on nodes that no other member has.
-    fn plan_gang(
-        &self,
-        leader: &Job,
-        now: Millis,
-    ) -> Option<(Vec<Slot>, Vec<JobUid>, Vec<JobUid>)> {
-        let mut taken = self.nodes_of_the_gang(leader);
-        let (mut victims, mut waits_for) = (Vec::new(), Vec::new());
-        let mut slots: Vec<Slot> = Vec::new();
-        let mut lacking = Vec::new();
-        let mut views = Views::default();
-        let slot = |placement: Placement| Slot {
-            job: placement.job,
-            node: placement.node,
-            gpus: placement.gpus,
-        };
-        for member in self.unit(leader) {
-            let mut fits = self.fitting_beside(member, true, now, &mut views);
-            fits.retain(|(_, name)| !taken.contains(*name));
-            let Some((_, name)) = fits.into_iter().min() else {
-                lacking.push(member);
-                continue;
-            };
-            taken.insert(name.clone());
-            slots.push(slot(self.placement(member, name, now)?));
-        }
-        for member in lacking {
-            let needs = &member.requirements;
-            let open = self.candidates(needs).filter(|(name, state)| {
-                let may = |job: &BoundJob| self.may_take_back(member, job).is_some();
-                !taken.contains(*name)
-                    && fit::may_fit(needs, name, state)
-                    && state
-                        .jobs
-                        .values()
-                        .any(|job| job.stopping.is_some() || may(job))
-            });
-            let plans = open
-                .take(MOST_GANG_NODES)
-                .filter_map(|(name, _)| preempt::plan_on(self, &member.uid, name, now).ok());
-            let plan = plans.min_by(|one, other| {
-                let key = |plan: &Plan| (plan.cost, plan.placement.node.clone());
-                key(one).cmp(&key(other))
-            })?;
-            taken.insert(plan.placement.node.clone());
-            victims.extend(plan.victims.into_iter().map(|victim| victim.job));
-            waits_for.extend(plan.leaving);
-            slots.push(slot(plan.placement));
-        }
-        waits_for.extend(victims.iter().cloned());
-        slots.sort();
-        Some((slots, victims, waits_for))
     }
 
     /// Does a job start sooner by what is reserved for it than once these victims are gone?

@@ -203,16 +203,11 @@ impl Cluster {
         })
     }
 
-    /// What a queue would have to say to let a job through that it keeps: resumed, and with what it owns raised as far as
+    /// What a queue would have to say to let jobs through that ask for so much together: resumed, and with what it owns raised as far as
     /// needed.
-    pub(crate) fn queue_that_allows(
-        &self,
-        name: &QueueName,
-        needs: &Requirements,
-    ) -> Option<QueueState> {
+    pub(crate) fn queue_that_allows(&self, name: &QueueName, asked: Usage) -> Option<QueueState> {
         let mut queue = self.queues.get(name)?.clone();
         queue.state.paused = false;
-        let asked = Usage::asked(needs);
         // Each turn raises the quota of one resource to what is enough of it.
         for _ in RESOURCES {
             let Some(limit) = self.quota_limit(&queue, asked) else {

@@ -8,6 +8,8 @@ use crate::cluster::{Cluster, Entry};
 use crate::explain::{Explanation, Standing};
 use crate::forecast::{self, Band, Until};
 use crate::input::{JobUid, Millis, QueueName};
+use crate::reserve::Reservation;
+use crate::timeline;
 
 /// Most jobs ahead that are named.
 const MOST_NAMED: usize = 3;
@@ -23,6 +25,8 @@ pub struct Why {
     pub until: Option<Until>,
     /// When it will probably start; `None` when that is not known, or it does not wait for nodes.
     pub forecast: Option<Band>,
+    /// What is kept for it, or for its gang.
+    pub reservation: Option<Reservation>,
 }
 
 /// A place among those that wait.
@@ -68,7 +72,7 @@ impl fmt::Display for Position {
 }
 
 impl Why {
-    /// In a few lines for people; `time` shows a time.
+    /// In a few lines for people; `time` shows a time. What keeps it comes first, and when it starts last.
     pub fn lines(&self, time: &dyn Fn(Millis) -> String) -> Vec<String> {
         let mut lines = Vec::new();
         lines.push(match &self.standing {
@@ -81,6 +85,8 @@ impl Why {
             }
         });
         lines.extend(self.position.as_ref().map(ToString::to_string));
+        let kept = self.reservation.as_ref();
+        lines.extend(kept.map(|kept| Kept(kept, time).to_string()));
         if matches!(self.standing, Standing::Waits(_)) {
             lines.push(self.start(time));
         }
@@ -116,25 +122,72 @@ impl Why {
     }
 }
 
+/// A band that ends when what is kept for the job is free at the latest.
+fn promised(band: Option<Band>, by: Millis, now: Millis) -> Band {
+    let likely = Band {
+        earliest: now,
+        latest: None,
+        firm: false,
+    };
+    let band = band.unwrap_or(likely);
+    match band.latest {
+        Some(latest) if latest <= by => band,
+        Some(_) | None => Band {
+            earliest: band.earliest.min(by),
+            latest: Some(by),
+            firm: true,
+        },
+    }
+}
+
+/// A reservation in words.
+struct Kept<'a>(&'a Reservation, &'a dyn Fn(Millis) -> String);
+
+impl fmt::Display for Kept<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(reservation, time) = self;
+        for (at, slot) in reservation.slots.iter().take(MOST_NAMED).enumerate() {
+            let before = if at == 0 { "slots are kept on " } else { ", " };
+            write!(f, "{before}{}", slot.node)?;
+        }
+        match reservation.slots.len().saturating_sub(MOST_NAMED) {
+            0 => {}
+            more => write!(f, " and {more} more")?,
+        }
+        match reservation.not_later_than {
+            Some(by) => write!(f, ", free by {} at the latest", time(by)),
+            None => f.write_str(", and nobody knows by when they are free"),
+        }
+    }
+}
+
 impl Cluster {
     /// Where a job stands now and why; `None` when it is not known.
     pub fn why(&self, uid: &JobUid, now: Millis) -> Option<Why> {
-        let standing = self.explain(uid)?;
+        let standing = self.standing(uid, now)?;
         let Some(Entry::Pending { job, .. }) = self.jobs.get(uid) else {
             return Some(Why {
                 standing,
                 position: None,
                 until: None,
                 forecast: None,
+                reservation: None,
             });
         };
         let line = self.line(job, now);
         let (mut until, mut forecast) = (None, None);
         if let Standing::Waits(Explanation::Nodes(reasons)) = &standing {
             let best = reasons.items.first();
+            let best = best.filter(|item| timeline::passes(&item.misfit));
             until = best.and_then(|item| forecast::room_on(self, job, &item.best, now));
             let all = line.first.len() == line.ahead;
             forecast = forecast::band(self, job, &line.first, all, now);
+        }
+        // What is kept for a gang is kept for its first member.
+        let first = self.unit(job).first().map_or(uid, |first| &first.uid);
+        let reservation = self.reservation(first).cloned();
+        if let Some(by) = reservation.as_ref().and_then(|kept| kept.not_later_than) {
+            forecast = Some(promised(forecast, by.max(now), now));
         }
         let named = line.first.iter().take(MOST_NAMED);
         Some(Why {
@@ -149,6 +202,7 @@ impl Cluster {
             }),
             until,
             forecast,
+            reservation,
         })
     }
 }

@@ -44,10 +44,10 @@ impl Law<'_> {
     }
 
     fn right(&self, bound: &BoundJob) -> Option<Right> {
-        let young = self.0
-            .queues
-            .get(&bound.queue)
-            .is_some_and(|queue| bound.started.map_or(0, |at| NOW.0 - at.0) < queue.min_runtime.0);
+        let young =
+            self.0.queues.get(&bound.queue).is_some_and(|queue| {
+                bound.started.map_or(0, |at| NOW.0 - at.0) < queue.min_runtime.0
+            });
         if bound.stopping.is_some() || young || self.0.job.ancestors.contains(&bound.uid) {
             return None;
         }

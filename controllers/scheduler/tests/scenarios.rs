@@ -369,20 +369,25 @@ impl World {
 
     fn plan(&self, words: &[&str]) -> String {
         let job = words[0].into();
-        let plan = match words.get(1) {
-            None => preempt::plan(&self.cluster, &job, self.now),
-            Some(node) => preempt::plan_on(&self.cluster, &job, &(*node).into(), self.now),
+        let plans = match words.get(1) {
+            None => preempt::plan_gang(&self.cluster, &job, self.now),
+            Some(node) => preempt::plan_on(&self.cluster, &job, &(*node).into(), self.now)
+                .map(|plan| vec![plan]),
         };
-        let plan = match plan {
-            Ok(plan) => plan,
+        let plans = match plans {
+            Ok(plans) => plans,
             Err(why) => return format!("no plan: {why}\n"),
         };
-        let mut text = format!("{}{}\n", plan.placement.node, gpus(&plan.placement));
-        for victim in plan.victims {
-            writeln!(text, "stop {victim}").unwrap();
-        }
-        for job in plan.leaving {
-            writeln!(text, "leaving {job}").unwrap();
+        let mut text = String::new();
+        for plan in plans {
+            let gpus = gpus(&plan.placement);
+            writeln!(text, "{}{gpus}", plan.placement.node).unwrap();
+            for victim in plan.victims {
+                writeln!(text, "stop {victim}").unwrap();
+            }
+            for job in plan.leaving {
+                writeln!(text, "leaving {job}").unwrap();
+            }
         }
         text
     }

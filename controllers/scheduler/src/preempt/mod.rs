@@ -4,7 +4,8 @@
 //! places jobs. No victim is there in vain: without any one of them it would not fit. A victim's declared priority is
 //! strictly lower and it is preemptible, or its queue holds more than its quota and the job's queue does not; it never is
 //! something that the job depends on, a binding that is not confirmed, a job that is being stopped already, or one that has
-//! not run as long as its queue promises. A job that its queue keeps gets no plan.
+//! not run as long as its queue promises. A job that its queue keeps gets no plan. Displacing one member of a gang stops all of
+//! it, so it costs what all of them lose.
 //!
 //! **Cost.** The highest priority among the victims, then the GPU time lost since their last checkpoints, then their number,
 //! then the core time lost; the least over all nodes. Of equal plans the better fit wins, then the node's name. On one node
@@ -94,6 +95,8 @@ pub enum NoPlan {
     Fits(NodeName),
     /// Its queue keeps it, so it displaces nobody.
     Queue(Explanation),
+    /// It is a member of a gang, which is placed whole.
+    Gang,
     /// There is nobody whom it may displace where it could run.
     Nobody,
     /// Even without everybody whom it may displace it would not fit.
@@ -121,6 +124,7 @@ impl fmt::Display for NoPlan {
             NoPlan::NotWaiting => f.write_str("it does not wait"),
             NoPlan::Fits(node) => write!(f, "it fits {node} without displacing anybody"),
             NoPlan::Queue(why) => write!(f, "it displaces nobody while its queue keeps it: {why}"),
+            NoPlan::Gang => f.write_str("its gang is placed whole, not one member alone"),
             NoPlan::Nobody => f.write_str("there is nobody whom it may displace"),
             NoPlan::NotEnough => {
                 f.write_str("it would not fit even without everybody whom it may displace")
@@ -132,13 +136,13 @@ impl fmt::Display for NoPlan {
 /// The cheapest plan for a waiting job over all nodes.
 ///
 /// # Errors
-/// Why there is none.
+/// Why there is none. A member of a gang has none by itself, see [`plan_gang`].
 pub fn plan(cluster: &Cluster, uid: &JobUid, now: Millis) -> Result<Plan, NoPlan> {
     let job = cluster.waiting_job(uid).ok_or(NoPlan::NotWaiting)?;
     plan_for(cluster, job, now, None)
 }
 
-/// The cheapest plan for a waiting job on one node.
+/// The cheapest plan for a waiting job on one node; for a member of a gang what would make room for it there.
 ///
 /// # Errors
 /// Why there is none.
@@ -152,6 +156,48 @@ pub fn plan_on(
     plan_for(cluster, job, now, Some(node))
 }
 
+/// Plans for all members of a job's gang that have no node, in their order, each on a node of its own; for a job in no gang
+/// its plan. A member that fits a node as it is gets a plan without victims, but not all of them do.
+///
+/// The cheapest nodes are taken one after the other, which is the least for members that need the same. A gang displaces by
+/// priority alone and takes back nothing that others borrowed.
+///
+/// # Errors
+/// Why there are none.
+pub fn plan_gang(cluster: &Cluster, uid: &JobUid, now: Millis) -> Result<Vec<Plan>, NoPlan> {
+    let job = cluster.waiting_job(uid).ok_or(NoPlan::NotWaiting)?;
+    if job.gang.is_none() {
+        return Ok(vec![plan_for(cluster, job, now, None)?]);
+    }
+    if let Some(why) = cluster.kept_back(job) {
+        return Err(NoPlan::Queue(why));
+    }
+    if let Ok(places) = cluster.gang_places(job, now, &mut Views::default()) {
+        let (_, first) = places.into_iter().next().ok_or(NoPlan::NotWaiting)?;
+        return Err(NoPlan::Fits(first));
+    }
+    plan_members(cluster, &cluster.unit(job), now)
+}
+
+/// Plans for members of a gang that wait, without a look at whether they need any.
+pub(crate) fn plan_members(
+    cluster: &Cluster,
+    members: &[&Job],
+    now: Millis,
+) -> Result<Vec<Plan>, NoPlan> {
+    let first = members.first().ok_or(NoPlan::NotWaiting)?;
+    let mut taken = cluster.nodes_of_the_gang(first);
+    let mut plans = Vec::new();
+    for member in members {
+        let rights = Rights::by_priority(cluster, member, now);
+        let open = |name: &NodeName| !taken.contains(name);
+        let plan = cheapest(&rights, &open, true, now)?;
+        taken.insert(plan.placement.node.clone());
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
 /// The cheapest plan for a job that need not be known, on one node or on all.
 pub(crate) fn plan_for(
     cluster: &Cluster,
@@ -159,7 +205,10 @@ pub(crate) fn plan_for(
     now: Millis,
     on: Option<&NodeName>,
 ) -> Result<Plan, NoPlan> {
-    if let Some(why) = cluster.queue_reason(&job.queue, &job.requirements) {
+    if job.gang.is_some() && on.is_none() {
+        return Err(NoPlan::Gang);
+    }
+    if let Some(why) = cluster.kept_back(job) {
         return Err(NoPlan::Queue(why));
     }
     let fits = fitting(cluster, job, on, now);
@@ -167,11 +216,24 @@ pub(crate) fn plan_for(
         return Err(NoPlan::Fits(name.clone()));
     }
     let rights = Rights::of(cluster, job, now);
+    let open = |name: &NodeName| on.is_none_or(|only| only == name);
+    cheapest(&rights, &open, false, now)
+}
+
+/// The cheapest plan on any of the nodes that are open to the job. With `or_fit`, a node that it fits as it is needs no
+/// victims.
+fn cheapest(
+    rights: &Rights<'_>,
+    open: &dyn Fn(&NodeName) -> bool,
+    or_fit: bool,
+    now: Millis,
+) -> Result<Plan, NoPlan> {
+    let (cluster, job) = (rights.cluster, rights.job);
     // What is kept for jobs before it is taken.
     let state_of = |name, state| cluster.with_those_before(job, name, state, now);
     let mut best = None;
     let mut searched = 0;
-    for (bound, name, state) in promising(&rights, on) {
+    for (bound, name, state) in promising(rights, open) {
         let dearer = best
             .as_ref()
             .is_some_and(|((cost, _, _), _)| *cost < bound || searched >= MOST_SEARCHES);
@@ -179,7 +241,7 @@ pub(crate) fn plan_for(
             break;
         }
         let state = state_of(name, state);
-        let Some(search) = Search::new(&rights, name, &state) else {
+        let Some(search) = Search::new(rights, name, &state, or_fit) else {
             continue;
         };
         searched += 1;
@@ -193,7 +255,7 @@ pub(crate) fn plan_for(
     let Some(((_, _, name), state)) = best else {
         let asked = cluster
             .candidates(&job.requirements)
-            .filter(|(name, _)| on.is_none_or(|only| only == *name));
+            .filter(|(name, _)| open(name));
         let mut there = asked.flat_map(|(_, state)| state.jobs.values());
         let somebody =
             there.any(|bound| bound.stopping.is_some() || rights.candidate(bound).is_some());
@@ -203,7 +265,7 @@ pub(crate) fn plan_for(
             NoPlan::Nobody
         });
     };
-    Search::new(&rights, name, &state)
+    Search::new(rights, name, &state, or_fit)
         .and_then(|search| search.plan(job))
         .ok_or(NoPlan::NotEnough)
 }
@@ -229,13 +291,13 @@ fn fitting<'a>(
 /// Nodes where a plan is possible, the cheapest bound first.
 fn promising<'a>(
     rights: &Rights<'a>,
-    on: Option<&NodeName>,
+    open: &dyn Fn(&NodeName) -> bool,
 ) -> Vec<(Cost, &'a NodeName, &'a NodeState)> {
     let (cluster, job) = (rights.cluster, rights.job);
     let needs = &job.requirements;
     let bounded = cluster
         .candidates(needs)
-        .filter(|(name, _)| on.is_none_or(|only| only == *name))
+        .filter(|(name, _)| open(name))
         .filter_map(|(name, state)| Some((rights.bound(name, state)?, name, state)));
     let mut nodes: Vec<_> = bounded
         .filter(|(_, name, state)| fit::may_fit(needs, name, state))

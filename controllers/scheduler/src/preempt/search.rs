@@ -43,11 +43,12 @@ pub(super) struct Found {
 }
 
 impl<'a> Search<'a> {
-    /// A search; `None` when nobody is leaving and nobody may be made to leave.
+    /// A search; `None` when nobody is leaving and nobody may be made to leave, unless the job may fit as it is.
     pub(super) fn new(
         rights: &'a Rights<'a>,
         name: &'a NodeName,
         state: &'a NodeState,
+        or_fit: bool,
     ) -> Option<Self> {
         let mut candidates: Vec<Candidate<'a>> = state
             .jobs
@@ -59,7 +60,7 @@ impl<'a> Search<'a> {
             .values()
             .filter(|job| job.stopping.is_some())
             .collect();
-        if candidates.is_empty() && leaving.is_empty() {
+        if candidates.is_empty() && leaving.is_empty() && !or_fit {
             return None;
         }
         candidates.sort_by(|one, other| {

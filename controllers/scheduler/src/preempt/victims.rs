@@ -59,10 +59,18 @@ impl<'a> Rights<'a> {
             owns(quota, asked) && !exceeds(queue.used.plus(asked), quota)
         });
         Self {
+            reclaims,
+            ..Self::by_priority(cluster, job, now)
+        }
+    }
+
+    /// The rights of a job that takes nothing back from borrowers.
+    pub(super) fn by_priority(cluster: &'a Cluster, job: &'a Job, now: Millis) -> Self {
+        Self {
             cluster,
             job,
             now,
-            reclaims,
+            reclaims: false,
         }
     }
 
@@ -83,14 +91,37 @@ impl<'a> Rights<'a> {
         } else {
             return None;
         };
-        let since = bound.started.max(bound.checkpointed);
-        let span = since.map_or(0, |since| self.now.since(since).0.unsigned_abs());
+        let (mut lost, mut core_lost) = self.loss(bound);
+        for peer in self.peers(bound) {
+            let (gpus, cores) = self.loss(peer);
+            lost = lost.saturating_add(gpus);
+            core_lost = core_lost.saturating_add(cores);
+        }
         Some(Candidate {
             job: bound,
             right,
-            lost: span.saturating_mul(bound.gpus.len() as u64),
-            core_lost: span.saturating_mul(bound.cpu.0) / 1000,
+            lost,
+            core_lost,
         })
+    }
+
+    /// GPU-milliseconds and core-milliseconds since the last checkpoint, or since the start.
+    fn loss(&self, bound: &BoundJob) -> (u64, u64) {
+        let since = bound.started.max(bound.checkpointed);
+        let span = since.map_or(0, |since| self.now.since(since).0.unsigned_abs());
+        (
+            span.saturating_mul(bound.gpus.len() as u64),
+            span.saturating_mul(bound.cpu.0) / 1000,
+        )
+    }
+
+    /// The other members of its gang: they are stopped with it.
+    fn peers(&self, bound: &BoundJob) -> impl Iterator<Item = &'a BoundJob> {
+        let gang = bound.gang.as_ref();
+        let members = gang.and_then(|gang| self.cluster.gangs.members(gang));
+        let placed = members.into_iter().flat_map(|members| &members.placed);
+        let others = placed.filter(|(uid, _)| **uid != bound.uid);
+        others.filter_map(|(uid, node)| self.cluster.nodes.get(node)?.jobs.get(uid))
     }
 
     /// What a plan on a node costs at least; `None` when there can be none.

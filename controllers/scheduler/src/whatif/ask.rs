@@ -1,16 +1,19 @@
 //! The search for changes that would start one job.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Usage};
 use crate::decide::Placement;
+use crate::explain::Explanation;
+use crate::fit::Score;
 use crate::forecast;
 use crate::input::{
-    Bytes, Exclusive, Gpu, GpuRequest, Job, Link, Millis, Node, Requirements, TaintEffect,
-    Toleration,
+    Bytes, Exclusive, Gpu, GpuRequest, Job, Link, Millis, Node, NodeName, Requirements,
+    TaintEffect, Toleration,
 };
 use crate::node_state::NodeState;
-use crate::preempt;
+use crate::preempt::{self, Plan};
 use crate::reserve::Views;
 
 use super::{Change, Remedy};
@@ -19,16 +22,32 @@ use super::{Change, Remedy};
 pub(super) struct Ask<'a> {
     cluster: &'a Cluster,
     job: &'a Job,
+    now: Millis,
+    /// The members of its gang that have no node, or itself.
+    unit: Vec<&'a Job>,
+    /// Nodes that other members have.
+    taken: BTreeSet<NodeName>,
 }
 
 impl<'a> Ask<'a> {
-    pub(super) fn of(cluster: &'a Cluster, job: &'a Job) -> Self {
-        Self { cluster, job }
+    pub(super) fn of(cluster: &'a Cluster, job: &'a Job, now: Millis) -> Self {
+        Self {
+            cluster,
+            job,
+            now,
+            unit: cluster.unit(job),
+            taken: cluster.nodes_of_the_gang(job),
+        }
     }
 
-    /// What helps, each kind of change at most once; nothing when nothing is needed.
-    pub(super) fn remedies(&self, now: Millis) -> Vec<Remedy> {
-        if self.place(&self.job.requirements).is_some() {
+    /// What helps, each kind of change at most once; nothing when nothing is needed, and for gangs that are not complete
+    /// or whose members need different things.
+    pub(super) fn remedies(&self) -> Vec<Remedy> {
+        let needs = &self.job.requirements;
+        let kept_back = self.cluster.kept_back(self.job);
+        let incomplete = matches!(kept_back, Some(Explanation::GangIncomplete { .. }));
+        let alike = self.unit.iter().all(|one| one.requirements == *needs);
+        if incomplete || !alike || self.place(needs).is_some() {
             return Vec::new();
         }
         let single = [
@@ -43,14 +62,26 @@ impl<'a> Ask<'a> {
         let mut remedies: Vec<Remedy> = single.into_iter().flatten().collect();
         remedies.extend(self.fewer_conditions());
         remedies.extend(self.another_queue_state());
-        remedies.extend(self.displace(now));
-        remedies.extend(self.wait(now));
+        remedies.extend(self.displace());
+        remedies.extend(self.wait());
         remedies
+    }
+
+    /// What the job, or all of its gang, asks its queue for.
+    fn asked(&self, needs: &Requirements) -> Usage {
+        let each = self.unit.iter().map(|_| Usage::asked(needs));
+        each.fold(Usage::default(), Usage::plus)
+    }
+
+    /// Why its queue would keep it with these needs.
+    fn queue_reason(&self, needs: &Requirements) -> Option<Explanation> {
+        let asked = self.asked(needs);
+        self.cluster.queue_reason_of(&self.job.queue, asked)
     }
 
     /// The best place for a job with these needs now.
     fn place(&self, needs: &Requirements) -> Option<Placement> {
-        if self.cluster.queue_reason(&self.job.queue, needs).is_some() {
+        if self.queue_reason(needs).is_some() {
             return None;
         }
         self.place_for_the_queue(needs)
@@ -58,17 +89,32 @@ impl<'a> Ask<'a> {
 
     /// The same, whatever its queue says.
     fn place_for_the_queue(&self, needs: &Requirements) -> Option<Placement> {
-        let (cluster, mut views) = (self.cluster, Views::default());
-        let job = Job {
+        self.place_as(&Job {
             requirements: needs.clone(),
             ..self.job.clone()
+        })
+    }
+
+    fn place_as(&self, job: &Job) -> Option<Placement> {
+        let (cluster, mut views) = (self.cluster, Views::default());
+        let needs = &job.requirements;
+        let gang = job.gang.is_some();
+        let mut fits: Vec<(Score, &NodeName)> = if needs.node_name.is_some() {
+            let states = cluster.candidates(needs);
+            let fit = |(name, state)| {
+                let score = cluster.fit_beside(job, name, state, self.now, &mut views);
+                Some((score.ok()?, name))
+            };
+            states.filter_map(fit).collect()
+        } else {
+            cluster.fitting_beside(job, gang, self.now, &mut views)
         };
-        let fits = cluster.candidates(needs).filter_map(|(name, state)| {
-            let score = cluster.fit_beside(&job, name, state, cluster.now, &mut views);
-            Some((score.ok()?, name))
-        });
-        let (_, name) = fits.min()?;
-        cluster.placement(&job, name, cluster.now)
+        fits.retain(|(_, name)| !self.taken.contains(*name));
+        if gang && fits.len() < self.unit.len() {
+            return None;
+        }
+        let (_, name) = fits.into_iter().min()?;
+        cluster.placement(job, name, self.now)
     }
 
     /// A change of the job, if it helps.
@@ -257,9 +303,9 @@ impl<'a> Ask<'a> {
     /// What the queue would have to say, when only it keeps the job.
     fn another_queue_state(&self) -> Option<Remedy> {
         let (queue, needs) = (&self.job.queue, &self.job.requirements);
-        self.cluster.queue_reason(queue, needs)?;
+        self.queue_reason(needs)?;
         let from = self.cluster.queues.get(queue)?.state;
-        let to = self.cluster.queue_that_allows(queue, needs)?;
+        let to = self.cluster.queue_that_allows(queue, self.asked(needs))?;
         let placement = self.place_for_the_queue(needs)?;
         Some(Remedy {
             change: Change::Queue {
@@ -274,50 +320,94 @@ impl<'a> Ask<'a> {
     }
 
     /// Displacing others: as it is, or with the least priority that would be enough.
-    fn displace(&self, now: Millis) -> Option<Remedy> {
-        let plan_at = |priority: i32| {
-            let job = Job {
-                priority,
-                ..self.job.clone()
-            };
-            preempt::plan_for(self.cluster, &job, now, None).ok()
-        };
-        let from = self.job.priority;
-        if let Some(plan) = plan_at(from) {
-            // Without victims it only waits for those that leave anyway.
-            return (!plan.victims.is_empty()).then_some(Remedy {
-                change: Change::Displace,
-                placement: Some(plan.placement),
-                victims: plan.victims,
-                overtakes: 0,
-            });
+    fn displace(&self) -> Option<Remedy> {
+        if self.queue_reason(&self.job.requirements).is_some() {
+            return None;
         }
-        let to = plan_at(i32::MAX)?.cost.priority?.checked_add(1)?;
-        let plan = plan_at(to)?;
-        let higher = Job {
-            priority: to,
-            ..self.job.clone()
-        };
-        let ahead = |job: &Job| self.cluster.line(job, now).ahead;
+        let from = self.job.priority;
+        if let Some(plans) = self.plans_at(from) {
+            let remedy = remedy(Change::Displace, plans, 0);
+            // Without victims it only waits for those that leave anyway.
+            return remedy.filter(|remedy| !remedy.victims.is_empty());
+        }
+        if let Some(remedy) = self.before_holders() {
+            return Some(remedy);
+        }
+        let plans = self.plans_at(i32::MAX)?;
+        let highest = plans.iter().filter_map(|plan| plan.cost.priority).max()?;
+        let to = highest.checked_add(1)?;
+        let plans = self.plans_at(to)?;
+        remedy(Change::Priority { from, to }, plans, self.overtakes(to))
+    }
+
+    /// How many waiting jobs it would go before with a higher priority.
+    fn overtakes(&self, priority: i32) -> usize {
+        let ahead = |job: &Job| self.cluster.line(job, self.now).ahead;
+        ahead(self.job).saturating_sub(ahead(&at(self.job, priority)))
+    }
+
+    /// The least priority with which it may have what is kept for others, and nobody need be displaced.
+    fn before_holders(&self) -> Option<Remedy> {
+        let from = self.job.priority;
+        let holders = self.cluster.holds.all();
+        let waiting = holders.filter_map(|(uid, _)| self.cluster.waiting_job(uid));
+        let enough = waiting.filter_map(|holder| holder.priority.checked_add(1));
+        let enough: BTreeSet<i32> = enough.filter(|to| *to > from).collect();
+        let enough: Vec<i32> = enough.into_iter().collect();
+        let place = |to: i32| self.place_as(&at(self.job, to));
+        let first = enough.partition_point(|to| place(*to).is_none());
+        let to = *enough.get(first)?;
         Some(Remedy {
             change: Change::Priority { from, to },
-            placement: Some(plan.placement),
-            victims: plan.victims,
-            overtakes: ahead(self.job).saturating_sub(ahead(&higher)),
+            placement: Some(place(to)?),
+            victims: Vec::new(),
+            overtakes: self.overtakes(to),
         })
     }
 
-    fn wait(&self, now: Millis) -> Option<Remedy> {
-        let (queue, needs) = (&self.job.queue, &self.job.requirements);
-        if self.cluster.queue_reason(queue, needs).is_some() {
+    /// What the job, or its gang, may displace with a priority.
+    fn plans_at(&self, priority: i32) -> Option<Vec<Plan>> {
+        if self.job.gang.is_none() {
+            let job = at(self.job, priority);
+            let plan = preempt::plan_for(self.cluster, &job, self.now, None).ok()?;
+            return Some(vec![plan]);
+        }
+        let members: Vec<Job> = self.unit.iter().map(|one| at(one, priority)).collect();
+        let members: Vec<&Job> = members.iter().collect();
+        preempt::plan_members(self.cluster, &members, self.now).ok()
+    }
+
+    fn wait(&self) -> Option<Remedy> {
+        let gang = self.job.gang.is_some();
+        if gang || self.queue_reason(&self.job.requirements).is_some() {
             return None;
         }
-        let until = forecast::first_room(self.cluster, self.job, now)?;
+        let until = forecast::first_room(self.cluster, self.job, self.now)?;
         Some(Remedy {
             change: Change::Wait(until),
             placement: None,
             victims: Vec::new(),
             overtakes: 0,
         })
+    }
+}
+
+/// A remedy that displaces whom these plans displace.
+fn remedy(change: Change, plans: Vec<Plan>, overtakes: usize) -> Option<Remedy> {
+    let placement = plans.first()?.placement.clone();
+    let victims = plans.into_iter().flat_map(|plan| plan.victims);
+    Some(Remedy {
+        change,
+        placement: Some(placement),
+        victims: victims.collect(),
+        overtakes,
+    })
+}
+
+/// The job with another priority.
+fn at(job: &Job, priority: i32) -> Job {
+    Job {
+        priority,
+        ..job.clone()
     }
 }

@@ -194,12 +194,13 @@ pub enum DryRun {
 }
 
 impl Cluster {
-    /// What would start a job that waits: every kind of change at most once, those of the job itself first.
+    /// What would start a job that waits: every kind of change at most once, those of the job itself first. A change of a
+    /// member of a gang is one of all members, and the place that is told is that of the first of them.
     pub fn what_if(&self, uid: &JobUid, now: Millis) -> Vec<Remedy> {
         let Some(job) = self.waiting_job(uid) else {
             return Vec::new();
         };
-        Ask::of(self, job).remedies(now)
+        Ask::of(self, job, now).remedies()
     }
 
     /// What submitting a job would do now: what deciding everything with it does, on a copy.
