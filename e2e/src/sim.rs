@@ -40,6 +40,8 @@ pub struct Settings {
     pub gpus: &'static str,
     /// CPU of each node, in thousandths of a core.
     pub cpu_millis: u64,
+    /// Settings of scheduling, as their file says them.
+    pub scheduling: &'static str,
     /// What goes wrong between the server and its clients.
     pub faults: Faults,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             nodes: 1,
             gpus: "2x24Gi",
             cpu_millis: 8000,
+            scheduling: "",
             faults: Faults::default(),
         }
     }
@@ -182,6 +185,8 @@ impl Sim {
         let options = controllers::Options {
             clock: Arc::clone(&self.clock),
             seed: Some(self.settings.seed),
+            scheduling: controllers::Scheduling::parse(self.settings.scheduling)
+                .expect("the settings of a simulation are correct"),
             ..controllers::Options::default()
         };
         let client = self.transport.client();
