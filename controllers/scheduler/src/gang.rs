@@ -228,7 +228,7 @@ impl Cluster {
         for member in self.unit(job) {
             let candidates = self.candidates(&member.requirements);
             let open = candidates.filter(|(name, _)| !taken.contains(*name));
-            let (slot, opening) = self.best_opening(member, open, now)?;
+            let (slot, opening) = self.best_opening(member, open, None, now)?;
             taken.insert(slot.node.clone());
             when = when.and(opening.when);
             waits_for.extend(opening.waits_for);

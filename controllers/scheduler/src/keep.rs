@@ -22,6 +22,9 @@ use crate::vram::Headroom;
 /// How long those that are kept out by a holder may go untried after they came before it in the order.
 const REORDER_AFTER: Span = Span::seconds(60);
 
+/// Most times that a call goes on to later jobs because there are no slots for the earlier ones.
+const MOST_TURNS: usize = 4;
+
 /// Most nodes at which a search for slots looks closely; those that may open soonest are looked at first.
 const MOST_LOOKS: usize = 64;
 
@@ -163,9 +166,19 @@ impl Cluster {
         if self.holds.is_empty() && !self.holds.entitled.news {
             return;
         }
+        for _ in 0..MOST_TURNS {
+            self.reserve_once(now, limit, decisions);
+            if decisions.len() >= limit || !self.holds.entitled.news {
+                return;
+            }
+        }
+    }
+
+    fn reserve_once(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
         let mut touched: BTreeSet<NodeName> = BTreeSet::new();
         let most = self.settings.reservations as usize;
         let mut held = 0;
+        let hopeless = self.holds.entitled.hopeless.len();
         self.expire_nominations(now, decisions);
         self.holds.take_back_at = None;
         for uid in self.contenders(now) {
@@ -196,7 +209,8 @@ impl Cluster {
                 });
             }
         }
-        self.holds.entitled.news = false;
+        let entitled = &mut self.holds.entitled;
+        entitled.news = held < most && entitled.hopeless.len() > hopeless;
         self.holds.other_ends.clear();
     }
 
@@ -204,6 +218,7 @@ impl Cluster {
     fn entitle(&mut self, now: Millis) {
         if self.holds.entitled.again.is_some_and(|again| again <= now) {
             self.holds.entitled.again = None;
+            self.holds.entitled.hopeless.clear();
             self.holds.entitled.news = true;
         }
         while let Some((from, id)) = self.holds.entitled.soon.first().copied()
@@ -248,10 +263,11 @@ impl Cluster {
             .entitled
             .now
             .retain(|id| classes.contains_key(id));
-        // Some of the first may find no slots, so a few more are looked at.
+        // Some of the first may find no slots, so a few more are looked at, and the next ones another time.
         let most = 2 * self.settings.reservations as usize;
         let mut others: BTreeSet<Key> = BTreeSet::new();
-        for id in &self.holds.entitled.now {
+        let hopeless = &self.holds.entitled.hopeless;
+        for id in self.holds.entitled.now.difference(hopeless) {
             let Some(class) = self.pending.classes.get(id) else {
                 continue;
             };
@@ -264,8 +280,8 @@ impl Cluster {
             if leads.is_none_or(|first| !self.leads(first)) {
                 continue;
             }
-            let most = if class.key.gang.is_some() { 1 } else { most };
-            for place in without.take(most) {
+            let jobs = if class.key.gang.is_some() { 1 } else { most };
+            for place in without.take(jobs) {
                 let key = self.key_of(class, place, now);
                 if others.len() == most {
                     if others.last().is_some_and(|last| *last < key) {
@@ -290,20 +306,19 @@ impl Cluster {
         let job = self.waiting_job(uid)?.clone();
         let known = self.holds.of(uid);
         let next = match known {
-            None => self.find_slots(&job, None, now),
+            None => self.find_slots(&job, now),
             Some(hold) => {
                 let state = self.stamp_of(hold);
                 let moved = hold.nodes().iter().any(|node| touched.contains(*node));
+                let same_nodes = hold.checked.map(|(changes, _)| changes) == Some(state.0);
                 if !moved && hold.checked == Some(state) && self.holds.other_ends.is_empty() {
                     return None;
                 }
-                if self.still_holds(&job, hold, now) {
-                    let since = hold.checked.map(|(_, epoch)| epoch);
-                    let fresh = self.find_slots(&job, Some((hold, since)), now);
+                if (same_nodes && !moved) || self.still_holds(&job, hold, now) {
+                    let fresh = self.find_better(&job, hold, !same_nodes, now);
                     fresh.filter(|fresh| is_earlier(fresh, &hold.reservation))
                 } else {
-                    self.find_slots(&job, None, now)
-                        .or(Some(Reservation::default()))
+                    self.find_slots(&job, now).or(Some(Reservation::default()))
                 }
             }
         };
@@ -315,7 +330,10 @@ impl Cluster {
             }
             None => {
                 let again = now.plus(self.settings.reserve_after);
-                self.holds.entitled.again = Some(again);
+                let class = self.class_of(uid);
+                let entitled = &mut self.holds.entitled;
+                entitled.again.get_or_insert(again);
+                entitled.hopeless.extend(class);
                 None
             }
             Some(next) => {
@@ -342,6 +360,9 @@ impl Cluster {
                 self.version += 1;
                 self.holds.insert(uid, next.clone(), None);
                 self.note_checked(uid);
+                if let Some(hold) = self.holds.of_mut(uid) {
+                    hold.searched = now;
+                }
                 let same = old.is_some_and(|old| {
                     old.slots == next.slots && old.not_later_than == next.not_later_than
                 });
@@ -411,40 +432,35 @@ impl Cluster {
         })
     }
 
-    /// The best slots for a job: on all nodes, or to improve on a hold, on its own and on those where something was freed
-    /// since.
-    fn find_slots(
-        &self,
-        job: &Job,
-        than: Option<(&Hold, Option<u64>)>,
-        now: Millis,
-    ) -> Option<Reservation> {
+    /// The best slots for a job that has none.
+    fn find_slots(&self, job: &Job, now: Millis) -> Option<Reservation> {
+        let found = if job.gang.is_some() {
+            self.find_gang_slots(job, now)
+        } else {
+            let nodes = self.candidates(&job.requirements);
+            self.best_opening(job, nodes, None, now).map(reservation)
+        };
+        // Without anybody in its way it fits and is about to be placed.
+        found.filter(|found| !found.waits_for.is_empty())
+    }
+
+    /// Slots that promise a job an earlier start than those that it has: on nodes where something was freed or is to end at
+    /// another time since these were looked at, and on its own, if something happened there.
+    fn find_better(&self, job: &Job, hold: &Hold, own: bool, now: Millis) -> Option<Reservation> {
         if job.gang.is_some() {
-            let found = self.find_gang_slots(job, now)?;
-            return Some(found).filter(|found| !found.waits_for.is_empty());
+            let rested = now >= hold.searched.plus(REORDER_AFTER);
+            return rested.then(|| self.find_slots(job, now)).flatten();
         }
-        let (slot, opening) = match than {
-            None => self.best_opening(job, self.candidates(&job.requirements), now),
-            Some((hold, since)) => {
-                let freed = self.freed.range(since.map_or(0, |since| since + 1)..);
-                let mut names: BTreeSet<&NodeName> = hold.nodes();
-                names.extend(freed.map(|(_, name)| name));
-                names.extend(&self.holds.other_ends);
-                let states = names
-                    .into_iter()
-                    .filter_map(|name| self.nodes.get_key_value(name));
-                self.best_opening(job, states, now)
-            }
-        }?;
-        if opening.waits_for.is_empty() {
-            // It fits and is about to be placed.
-            return None;
-        }
-        Some(Reservation {
-            slots: vec![slot],
-            not_later_than: opening.when.promised(),
-            waits_for: opening.waits_for,
-        })
+        let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);
+        let mut names: BTreeSet<&NodeName> = if own { hold.nodes() } else { BTreeSet::new() };
+        names.extend(self.freed.range(since..).map(|(_, name)| name));
+        names.extend(&self.holds.other_ends);
+        let states = names
+            .into_iter()
+            .filter_map(|name| self.nodes.get_key_value(name));
+        let than = hold.reservation.not_later_than;
+        let found = self.best_opening(job, states, than, now).map(reservation);
+        found.filter(|found| !found.waits_for.is_empty())
     }
 
     /// The slot that is free the soonest, by promises, else by what was learned, else the one that the fewest must leave.
@@ -452,6 +468,7 @@ impl Cluster {
         &'a self,
         job: &Job,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
+        sooner_than: Option<Millis>,
         now: Millis,
     ) -> Option<(Slot, Opening)> {
         let needs = &job.requirements;
@@ -460,7 +477,9 @@ impl Cluster {
         let mut open: Vec<(Leaves, usize, &NodeName, Cow<'_, NodeState>)> = Vec::new();
         for (name, state) in nodes {
             let state = self.with_those_before(job, name, state, now);
-            if let Some(from) = timeline::not_before(needs, name, &state, &outlook) {
+            if let Some(from) = timeline::not_before(needs, name, &state, &outlook)
+                && sooner_than.is_none_or(|than| from < Leaves::By(than))
+            {
                 open.push((from, state.jobs.len(), name, state));
             }
         }
@@ -514,6 +533,15 @@ impl Cluster {
             }
         }
         state
+    }
+}
+
+/// What one slot and its opening amount to.
+fn reservation((slot, opening): (Slot, Opening)) -> Reservation {
+    Reservation {
+        slots: vec![slot],
+        not_later_than: opening.when.promised(),
+        waits_for: opening.waits_for,
     }
 }
 

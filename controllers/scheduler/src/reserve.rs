@@ -72,6 +72,8 @@ pub(crate) struct Hold {
     pub(crate) nominated: Option<Nominated>,
     /// The changes of its nodes, and the event, after which it was looked at last.
     pub(crate) checked: Option<(u64, u64)>,
+    /// When slots were searched for the last time on all nodes.
+    pub(crate) searched: Millis,
     /// Told apart from an earlier one of the same job.
     stamp: u64,
 }
@@ -111,7 +113,9 @@ pub(crate) struct Entitled {
     pub(crate) now: BTreeSet<ClassId>,
     /// True when another job than those that have one may have a right to a reservation.
     pub(crate) news: bool,
-    /// When to look again for slots of those for whom there were none.
+    /// Those of them for whom there were no slots.
+    pub(crate) hopeless: BTreeSet<ClassId>,
+    /// When to look again for slots of these.
     pub(crate) again: Option<Millis>,
 }
 
@@ -187,6 +191,7 @@ impl Holds {
             reservation,
             nominated,
             checked: None,
+            searched: Millis::default(),
             stamp: self.next_stamp,
         };
         self.by_job.insert(uid.clone(), hold);
