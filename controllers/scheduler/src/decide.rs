@@ -312,6 +312,7 @@ impl Cluster {
     }
 
     fn tell(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
+        let mut views = Views::default();
         let mut heads = Heads::new();
         let first = |classes: &BTreeSet<(Place, ClassId)>| classes.first().cloned();
         for (lane, classes) in &self.pending.to_tell {
@@ -322,7 +323,7 @@ impl Cluster {
         while decisions.len() < limit
             && let Some((key, id)) = heads.pop()
         {
-            let Some(why) = self.class_reason(id) else {
+            let Some(why) = self.class_reason(id, &mut views) else {
                 continue;
             };
             let lane = self.pending.classes.get(&id).map(Class::lane);
@@ -338,7 +339,7 @@ impl Cluster {
     }
 
     /// Why the jobs of a class wait now; the class of the reason is recorded as the one that they are told.
-    fn class_reason(&mut self, id: ClassId) -> Option<Arc<Explanation>> {
+    fn class_reason(&mut self, id: ClassId, views: &mut Views) -> Option<Arc<Explanation>> {
         let class = self.pending.classes.get(&id)?;
         if let Some((version, why)) = &class.why
             && *version == self.version
@@ -349,7 +350,7 @@ impl Cluster {
         let first = first.and_then(|place| self.waiting_job(&place.uid))?;
         let why = self
             .kept_back(first)
-            .unwrap_or_else(|| self.node_reason(first, self.now));
+            .unwrap_or_else(|| self.node_reason_seen(first, self.now, views));
         let why = Arc::new(why);
         self.pending.set_reason(id, why.known());
         if let Some(class) = self.pending.classes.get_mut(&id) {

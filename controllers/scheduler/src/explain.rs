@@ -284,6 +284,16 @@ impl Cluster {
 
     /// Why no node takes a job now.
     pub(crate) fn node_reason(&self, job: &Job, now: Millis) -> Explanation {
+        self.node_reason_seen(job, now, &mut Views::default())
+    }
+
+    /// The same, for several jobs in a row.
+    pub(crate) fn node_reason_seen(
+        &self,
+        job: &Job,
+        now: Millis,
+        views: &mut Views,
+    ) -> Explanation {
         let needs = &job.requirements;
         if let Some(pin) = &needs.node_name
             && self
@@ -293,26 +303,28 @@ impl Cluster {
         {
             return Explanation::PinMissing { node: pin.clone() };
         }
-        let mut views = Views::default();
         let reasons = if needs.node_name.is_some() {
             summarise(self.candidates(needs).map(|(name, state)| {
-                let misfit = self.fit_beside(job, name, state, now, &mut views).err();
+                let misfit = self.fit_beside(job, name, state, now, views).err();
                 (name, misfit)
             }))
         } else {
             self.reasons_now(needs).map(|mut reasons| {
-                // A survey counts no node that has room. The nearest class of reasons comes first.
-                let kept = self.kept_nodes(job, now, &mut views);
+                // A survey counts no node that has room.
+                let kept = self.kept_nodes(job, now, views);
                 let kept = kept.map(|(name, misfit)| (name, Some(misfit)));
                 let kept = summarise(kept).map(|kept| kept.items);
-                reasons.items.splice(0..0, kept.into_iter().flatten());
+                reasons.items.extend(kept.into_iter().flatten());
+                reasons
+                    .items
+                    .sort_by_key(|item| std::cmp::Reverse(item.misfit.class()));
                 reasons
             })
         };
         match reasons {
             Some(nodes) if job.gang.is_some() => Explanation::Gang {
                 wanted: u32::try_from(self.unit(job).len()).unwrap_or(u32::MAX),
-                fitting: self.gang_places(job, now, &mut views).err().unwrap_or(0),
+                fitting: self.gang_places(job, now, views).err().unwrap_or(0),
                 nodes,
             },
             Some(reasons) => Explanation::Nodes(reasons),

@@ -24,11 +24,12 @@ impl Cluster {
     pub(crate) fn judge_reasons(&mut self) -> bool {
         let mut looks = LOOKS;
         let mut due = false;
+        let mut views = Views::default();
         while looks > 0
             && let Some((at, id)) = self.pending.judged.first().copied()
             && at < self.epoch
         {
-            let (cost, never) = self.judge_reason(id, at);
+            let (cost, never) = self.judge_reason(id, at, &mut views);
             due |= never;
             if never {
                 self.pending.unblock(id);
@@ -41,7 +42,7 @@ impl Cluster {
     }
 
     /// Judges the reason of a class again that was judged after an event. What that cost, and could no node ever run it?
-    fn judge_reason(&mut self, id: ClassId, judged: u64) -> (usize, bool) {
+    fn judge_reason(&mut self, id: ClassId, judged: u64, views: &mut Views) -> (usize, bool) {
         let Some(class) = self.pending.classes.get(&id) else {
             return (1, false);
         };
@@ -80,7 +81,7 @@ impl Cluster {
             let changed = self.freed.range(judged + 1..).map(|(_, name)| name);
             for (at, name) in changed.enumerate() {
                 cost += 1;
-                news = at == FEW_NODES || self.is_news(job, &known, name);
+                news = at == FEW_NODES || self.is_news(job, &known, name, views);
                 if news {
                     break;
                 }
@@ -88,7 +89,7 @@ impl Cluster {
         }
         if news {
             cost += whole;
-            let why = self.node_reason(job, self.now);
+            let why = self.node_reason_seen(job, self.now, views);
             self.pending.set_reason(id, why.known());
         }
         (cost, false)
@@ -96,7 +97,7 @@ impl Cluster {
 
     /// May what a node says now change the reason that is known? It does not when it fails for the same class of reasons, or
     /// for a farther one while the node that the reason is judged by is another.
-    fn is_news(&self, job: &Job, known: &Known, name: &NodeName) -> bool {
+    fn is_news(&self, job: &Job, known: &Known, name: &NodeName, views: &mut Views) -> bool {
         let pin = &job.requirements.node_name;
         if pin.as_ref().is_some_and(|pin| pin != name) {
             return false;
@@ -104,7 +105,7 @@ impl Cluster {
         let Some(state) = self.nodes.get(name) else {
             return true;
         };
-        match self.fit_beside(job, name, state, self.now, &mut Views::default()) {
+        match self.fit_beside(job, name, state, self.now, views) {
             Ok(_) => false,
             Err(misfit) => match misfit.class().cmp(&known.class) {
                 Ordering::Equal => false,

@@ -40,6 +40,9 @@ pub enum ReasonClass {
     GpuInterconnectMismatch,
     /// The GPUs are not healthy.
     GpuUnhealthy,
+    /// There is room, and it is kept for a job that has waited long. It counts as farther than any lack: reservations come and
+    /// go, and what is stored with every waiting job should not come and go with them while other nodes lack the same.
+    Reserved,
     /// Another job has the node to itself, or this one needs an empty node.
     NodeExclusive,
     /// The node has its most jobs.
@@ -52,8 +55,6 @@ pub enum ReasonClass {
     InsufficientGpus,
     /// Too little GPU memory.
     InsufficientVram,
-    /// There is room, and it is kept for a job that has waited long.
-    Reserved,
     /// There are too few nodes for all members of the job's gang.
     InsufficientNodes,
     /// Not all members of the job's gang are known.
