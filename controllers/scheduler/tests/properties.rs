@@ -631,12 +631,14 @@ proptest! {
         prop_assert_eq!(binds(&first), binds(&rebuilt));
         // One decision at a time: nobody is bound while one before him fits.
         loop {
-            let fitting: BTreeSet<JobUid> = model
-                .waiting
-                .values()
-                .filter(|job| matches!(model.cluster.explain(&job.uid), Some(Standing::Fits(_))))
-                .map(|job| job.uid.clone())
-                .collect();
+            let mut best: BTreeMap<JobUid, NodeName> = BTreeMap::new();
+            for uid in model.waiting.keys() {
+                if let Some(Standing::Fits(node)) = model.cluster.explain(uid) {
+                    best.insert(uid.clone(), node);
+                }
+            }
+            let fitting: BTreeSet<JobUid> = best.keys().cloned().collect();
+            let kept = model.waiting.keys().any(|uid| model.cluster.reservation(uid).is_some());
             let decisions = model.cluster.decide(model.now, 1);
             let Some(decision) = decisions.first() else {
                 prop_assert_eq!(fitting, BTreeSet::new(), "a job that fits was left waiting");
@@ -646,6 +648,8 @@ proptest! {
                 let job = model.waiting[&placement.job].clone();
                 let at = (0..model.nodes.len()).find(|at| node_name(*at) == placement.node).unwrap();
                 prop_assert!(model.fits(&job, at), "{:?} does not fit", job);
+                // Whoever looked at every node in full would choose the same; what is kept for others goes by the time.
+                prop_assert!(kept || best.get(&job.uid) == Some(&placement.node), "{:?}", placement);
                 prop_assert!(model.allows(&job), "the quota does not allow {:?}", job);
                 for uid in &fitting {
                     let overtaken = model.key(&model.waiting[uid]) < model.key(&job);

@@ -345,6 +345,19 @@ pub(crate) fn takes_whole_gpus(needs: &Requirements, gpus: &[&Gpu]) -> bool {
     }
 }
 
+/// How loosely the GPUs of a job are joined at the least on a node with these devices; 0 for fewer than two.
+pub(crate) fn least_looseness(needs: &Requirements, state: &NodeState) -> u8 {
+    let wanted = needs.gpus.count();
+    if wanted < 2 {
+        return 0;
+    }
+    let all = state.topology.count(0..state.gpus.len());
+    let links = [Link::NvLink, Link::PcieSwitch, Link::Numa];
+    let mut tight = links.into_iter();
+    let link = tight.find(|link| state.topology.joined(&all, *link) >= wanted);
+    Link::NvLink as u8 - link.unwrap_or(Link::Any) as u8
+}
+
 /// Do all devices of the node count for the job, or does it ask for none?
 pub(crate) fn counts_all(needs: &Requirements, state: &NodeState) -> bool {
     let devices = state.facts.iter().flat_map(|node| &node.gpus);

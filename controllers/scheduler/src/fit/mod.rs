@@ -15,7 +15,7 @@ mod fixed;
 mod occupancy;
 mod score;
 
-pub(crate) use devices::{choose_gpus, counts_all, takes_whole_gpus};
+pub(crate) use devices::{choose_gpus, counts_all, least_looseness, takes_whole_gpus};
 pub(crate) use ever::could_ever;
 pub(crate) use occupancy::Occupancy;
 pub(crate) use score::Score;

@@ -30,14 +30,13 @@ pub(crate) struct Score {
 }
 
 impl Score {
-    /// Is this better than any node where no less is left over of what counts first?
-    pub(crate) fn beats(&self, needs: &Requirements, least_left: u64) -> bool {
+    /// Is this better than any node where the GPUs are joined no less loosely, and then no less is left over?
+    pub(crate) fn beats(&self, needs: &Requirements, (looseness, left): (u8, u64)) -> bool {
         let weights = needs.prefer.iter().map(|one| i64::from(one.weight));
         let most: i64 = weights.filter(|weight| *weight > 0).sum();
         self.soft_taints == 0
             && self.unmet == -most
-            && self.looseness == 0
-            && self.first < least_left
+            && (self.looseness, self.first) < (looseness, left)
     }
 
     /// Of a job that fits.

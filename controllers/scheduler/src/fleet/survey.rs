@@ -27,6 +27,8 @@ enum Known {
     /// The job is not kept from them for good; and if all their devices count for it, their numbers tell more.
     Possible {
         plain: bool,
+        /// How loosely the GPUs would be joined at the least.
+        looseness: u8,
     },
 }
 
@@ -73,6 +75,7 @@ impl<'a> Judge<'a> {
                 Some(misfit) => Known::Misfit(misfit),
                 None => Known::Possible {
                     plain: row.all_noted && fit::counts_all(self.needs, state),
+                    looseness: fit::least_looseness(self.needs, state),
                 },
             };
             self.known[at] = Some(known);
@@ -85,11 +88,18 @@ impl<'a> Judge<'a> {
         matches!(self.known(row), Some(Known::Misfit(_)))
     }
 
+    fn least_looseness(&mut self, row: &Row) -> u8 {
+        match self.known(row) {
+            Some(Known::Possible { looseness, .. }) => *looseness,
+            Some(Known::Misfit(_)) | None => 0,
+        }
+    }
+
     fn verdict(&mut self, row: &Row) -> Verdict<'_> {
         let needs = self.needs;
         match self.known(row) {
             Some(Known::Misfit(misfit)) => Verdict::Never(misfit),
-            Some(Known::Possible { plain }) => match row.misfit(needs, *plain) {
+            Some(Known::Possible { plain, .. }) => match row.misfit(needs, *plain) {
                 Some(misfit) => Verdict::NotNow(misfit),
                 None => Verdict::Ask,
             },
@@ -136,7 +146,7 @@ impl Row {
         }
     }
 
-    /// No less than this is left over by [`Score::first`] when the job is placed here.
+    /// No less than this is left over of what counts first in the score of a job that is placed here.
     fn least_left(&self, needs: &Requirements, asked: &Amounts) -> u64 {
         let idle = u64::from(self.idle);
         match needs.gpus {
@@ -145,13 +155,20 @@ impl Row {
             GpuRequest::None => 1 + idle,
             GpuRequest::Whole(count) => idle.saturating_sub(u64::from(count)),
             GpuRequest::Vram { .. } if needs.exclusive != Exclusive::Shared => 0,
-            GpuRequest::Vram { .. } => {
+            GpuRequest::Vram { count, .. } => {
                 let wanted = asked.vram.0.max(1);
                 let devices = self.free.iter().zip(&self.reach);
-                let left = devices
-                    .filter(|(_, reach)| wanted <= **reach)
-                    .map(|(free, _)| free.saturating_sub(wanted));
-                left.min().unwrap_or(0)
+                let mut left = [u64::MAX; DEVICES];
+                for (slot, (free, reach)) in left.iter_mut().zip(devices) {
+                    if wanted <= *reach {
+                        *slot = free.saturating_sub(wanted);
+                    }
+                }
+                // The mean over those that it would get is no less than over the fullest.
+                left.sort_unstable();
+                let count = DEVICES.min(count.max(1) as usize);
+                let sum: u128 = left[..count].iter().map(|left| u128::from(*left)).sum();
+                u64::try_from(sum / count as u128).unwrap_or(u64::MAX)
             }
         }
     }
@@ -247,7 +264,7 @@ impl Cluster {
     pub(crate) fn fitting(&self, needs: &Requirements, all: bool) -> Vec<(Score, &NodeName)> {
         let mut judge = Judge::new(self, needs);
         let amounts = Amounts::of(needs);
-        let mut open: Vec<(u64, &Row)> = Vec::new();
+        let mut open: Vec<((u8, u64), &Row)> = Vec::new();
         let mut seen = vec![false; self.fleet.twins.len()];
         for row in &self.fleet.rows {
             if !row.admits(needs, &amounts) || judge.is_closed(row) {
@@ -255,7 +272,8 @@ impl Cluster {
             }
             // Of nodes that are alike the first by name is the best.
             if all || judge.by_name || !std::mem::replace(&mut seen[row.twin as usize], true) {
-                open.push((row.least_left(needs, &amounts), row));
+                let looseness = judge.least_looseness(row);
+                open.push(((looseness, row.least_left(needs, &amounts)), row));
             }
         }
         if !all {
