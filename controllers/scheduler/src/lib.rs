@@ -12,8 +12,10 @@
 //!
 //! **Why-not is data.** Every job that is not placed has an [`Explanation`] computed by the same checks that place jobs.
 //!
-//! **Cost.** Jobs with equal needs form a class that is tried once; a class that did not fit is tried again only on nodes
-//! where something was freed since. An event's cost grows with the number of classes, not with the length of the queue.
+//! **Cost.** Jobs of one queue and priority with equal needs form a class that is tried once. A new class costs one look at a
+//! few numbers of every node, and the full checks where they allow a fit. A class that did not fit is tried again only on
+//! nodes that offer more than before, and only if what they have is enough for it; such classes are found without a look at
+//! the others. So an event costs what may come of it, however long the queue is and however many kinds of jobs are in it.
 //!
 //! - [`input`]: ids, units, nodes, jobs and queues as they are told.
 //! - [`vram`]: how much GPU memory can be promised (rules.md section 5).

@@ -190,15 +190,26 @@ impl Cluster {
         };
         let classes = &self.pending.classes;
         let room = &mut self.holds.room;
-        room.waiting
-            .retain(|(priority, id)| priority.0 < lowest || classes.contains_key(id));
+        // Those that are gone are cleared away once they are as many as those that are there.
+        let most = 2 * classes.len() + MOST_CONSIDERED;
+        if room.waiting.len() > most {
+            room.waiting.retain(|(_, id)| classes.contains_key(id));
+        }
+        if room.planned.len() > most {
+            room.planned.retain(|id, _| classes.contains_key(id));
+        }
+        while let Some((_, id)) = room.waiting.first()
+            && !classes.contains_key(id)
+        {
+            room.waiting.pop_first();
+        }
         let higher = room
             .waiting
             .iter()
             .take_while(|(priority, _)| priority.0 > lowest);
+        let there = higher.filter(|(_, id)| classes.contains_key(id));
         room.unplanned
-            .extend(higher.take(MOST_CONSIDERED).map(|(_, id)| *id));
-        room.planned.retain(|id, _| classes.contains_key(id));
+            .extend(there.take(MOST_CONSIDERED).map(|(_, id)| *id));
     }
 
     /// Classes that may have a plan. Those that cannot displace anybody are struck off.

@@ -30,13 +30,14 @@ pub(crate) struct Score {
 }
 
 impl Score {
-    /// Is this better than any node where the GPUs are joined no less loosely, and then no less is left over?
-    pub(crate) fn beats(&self, needs: &Requirements, (looseness, left): (u8, u64)) -> bool {
+    /// Is this better than any node where the GPUs are joined no less loosely, and what counts first and second is no
+    /// less?
+    pub(crate) fn beats(&self, needs: &Requirements, least: (u8, u64, u64)) -> bool {
         let weights = needs.prefer.iter().map(|one| i64::from(one.weight));
         let most: i64 = weights.filter(|weight| *weight > 0).sum();
         self.soft_taints == 0
             && self.unmet == -most
-            && (self.looseness, self.first) < (looseness, left)
+            && (self.looseness, self.first, self.second) < least
     }
 
     /// Of a job that fits.

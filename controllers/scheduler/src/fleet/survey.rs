@@ -146,31 +146,34 @@ impl Row {
         }
     }
 
-    /// No less than this is left over of what counts first in the score of a job that is placed here.
-    fn least_left(&self, needs: &Requirements, asked: &Amounts) -> u64 {
+    /// What counts first and second in the score of a job that is placed here is no less than this.
+    fn least_left(&self, needs: &Requirements, asked: &Amounts) -> (u64, u64) {
         let idle = u64::from(self.idle);
+        let cpu = self.cpu.saturating_sub(asked.cpu.0);
         match needs.gpus {
-            _ if needs.packing != Packing::Pack || !self.all_noted => 0,
-            GpuRequest::None if self.devices == 0 => 0,
-            GpuRequest::None => 1 + idle,
-            GpuRequest::Whole(count) => idle.saturating_sub(u64::from(count)),
-            GpuRequest::Vram { .. } if needs.exclusive != Exclusive::Shared => 0,
-            GpuRequest::Vram { count, .. } => {
-                let wanted = asked.vram.0.max(1);
-                let devices = self.free.iter().zip(&self.reach);
-                let mut left = [u64::MAX; DEVICES];
-                for (slot, (free, reach)) in left.iter_mut().zip(devices) {
-                    if wanted <= *reach {
-                        *slot = free.saturating_sub(wanted);
-                    }
-                }
-                // The mean over those that it would get is no less than over the fullest.
-                left.sort_unstable();
-                let count = DEVICES.min(count.max(1) as usize);
-                let sum: u128 = left[..count].iter().map(|left| u128::from(*left)).sum();
-                u64::try_from(sum / count as u128).unwrap_or(u64::MAX)
+            _ if needs.packing != Packing::Pack || !self.all_noted => (0, 0),
+            GpuRequest::None if self.devices == 0 => (0, cpu),
+            GpuRequest::None => (1 + idle, cpu),
+            GpuRequest::Whole(count) => (idle.saturating_sub(u64::from(count)), 0),
+            GpuRequest::Vram { .. } if needs.exclusive != Exclusive::Shared => (0, 0),
+            GpuRequest::Vram { count, .. } => (self.least_vram_left(count, asked), idle),
+        }
+    }
+
+    /// The mean over the GPUs of a job of what is left of each is no less than over those that are fullest.
+    fn least_vram_left(&self, count: u32, asked: &Amounts) -> u64 {
+        let wanted = asked.vram.0.max(1);
+        let mut left = [u64::MAX; DEVICES];
+        let devices = self.free.iter().zip(&self.reach);
+        for (slot, (free, reach)) in left.iter_mut().zip(devices) {
+            if wanted <= *reach {
+                *slot = free.saturating_sub(wanted);
             }
         }
+        left.sort_unstable();
+        let count = DEVICES.min(count.max(1) as usize);
+        let sum: u128 = left[..count].iter().map(|left| u128::from(*left)).sum();
+        u64::try_from(sum / count as u128).unwrap_or(u64::MAX)
     }
 
     fn vram_misfit(&self, needs: &Requirements, count: u32, wanted: Bytes) -> Option<Misfit> {
@@ -264,7 +267,7 @@ impl Cluster {
     pub(crate) fn fitting(&self, needs: &Requirements, all: bool) -> Vec<(Score, &NodeName)> {
         let mut judge = Judge::new(self, needs);
         let amounts = Amounts::of(needs);
-        let mut open: Vec<((u8, u64), &Row)> = Vec::new();
+        let mut open: Vec<((u8, u64, u64), &Row)> = Vec::new();
         let mut seen = vec![false; self.fleet.twins.len()];
         for row in &self.fleet.rows {
             if !row.admits(needs, &amounts) || judge.is_closed(row) {
@@ -272,8 +275,8 @@ impl Cluster {
             }
             // Of nodes that are alike the first by name is the best.
             if all || judge.by_name || !std::mem::replace(&mut seen[row.twin as usize], true) {
-                let looseness = judge.least_looseness(row);
-                open.push(((looseness, row.least_left(needs, &amounts)), row));
+                let (first, second) = row.least_left(needs, &amounts);
+                open.push(((judge.least_looseness(row), first, second), row));
             }
         }
         if !all {
