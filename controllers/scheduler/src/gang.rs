@@ -91,6 +91,14 @@ impl Cluster {
             .collect()
     }
 
+    /// The job by which a job is in the order: the first of its gang that waits, or itself.
+    pub(crate) fn lead_of<'a>(&'a self, job: &'a Job) -> &'a Job {
+        if job.gang.is_none() {
+            return job;
+        }
+        self.unit(job).first().copied().unwrap_or(job)
+    }
+
     /// Is a job the one that its gang is in the order by?
     pub(crate) fn leads(&self, job: &Job) -> bool {
         job.gang.is_none()

@@ -86,8 +86,13 @@ impl Cluster {
         {
             self.holds.room.plan_anew(*class);
         }
-        // Who takes the very slots that were kept for him leaves others what they had.
-        if taken.is_none_or(|slot| hold.reservation.slots != [slot.clone()]) {
+        // Who takes the very slots that were kept for him leaves others what they had, unless something is kept there for
+        // later: he may be gone by then.
+        let exactly = taken.is_some_and(|slot| {
+            let alone = self.holds.on(&slot.node).next().is_none();
+            alone && hold.reservation.slots == [slot.clone()]
+        });
+        if !exactly {
             for node in hold.nodes() {
                 self.node_freed(node);
             }
@@ -343,12 +348,8 @@ impl Cluster {
                         .flat_map(|old| old.slots.iter().map(|slot| slot.node.clone())),
                 );
                 touched.extend(next.slots.iter().map(|slot| slot.node.clone()));
-                // Who ends in time for a promise was kept out while there was none.
-                let opens = |old: &Reservation| {
-                    old.slots != next.slots
-                        || (old.not_later_than.is_none() && next.not_later_than.is_some())
-                };
-                if old.as_ref().is_some_and(opens) {
+                // Another time opens gaps as another place does: before it, or beside who is to start after it.
+                if old.as_ref().is_some_and(|old| *old != next) {
                     self.give_up_slots(uid, None);
                 }
                 if next.slots.is_empty() {
@@ -519,9 +520,10 @@ impl Cluster {
         now: Millis,
     ) -> Cow<'a, NodeState> {
         let mut state = Cow::Borrowed(state);
+        let lead = self.lead_of(job);
         for (uid, hold) in self.holds.on(name) {
             let before = self.waiting_job(uid);
-            if *uid != job.uid && before.is_some_and(|other| self.precedes(other, job, now)) {
+            if *uid != lead.uid && before.is_some_and(|other| self.precedes(other, lead, now)) {
                 if hold.nominated.is_some() {
                     for victim in &hold.reservation.waits_for {
                         state.to_mut().vacate(victim);

@@ -273,14 +273,11 @@ impl Cluster {
             return None;
         }
         let mut before = Vec::new();
+        let lead = self.lead_of(job);
         for (uid, hold) in self.holds.on(node) {
             let holder = self.waiting_job(uid)?;
-            let own = hold
-                .reservation
-                .slots
-                .iter()
-                .any(|slot| slot.job == job.uid);
-            if !own && self.precedes(holder, job, now) {
+            let own = *uid == lead.uid;
+            if !own && self.precedes(holder, lead, now) {
                 before.push((uid, hold, !self.is_clear_of(job, holder, hold, now)));
             }
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use scheduler::{
-    BoundJob, Bytes, Cluster, Decision, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis, Node,
+    BoundJob, Bytes, Cluster, Decision, Gang, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis, Node,
     NodeName, Placement, Requirements, Reservation, Settings, Span, Terms,
 };
 
@@ -27,6 +27,8 @@ struct Spec {
     limit: Option<i64>,
     grace: i64,
     preemptible: bool,
+    /// Members of a gang, or just one job.
+    members: u32,
     /// Part of its limit, in percent, that it really runs; those without a limit run that many times ten seconds.
     runs: i64,
 }
@@ -45,19 +47,22 @@ fn spec(limited: bool, priorities: i32) -> impl Strategy<Value = Spec> {
         (0..4_u32, vram),
         limit,
         (0..=LONGEST_GRACE / 1000, any::<bool>()),
-        1..=100_i64,
+        (1..=100_i64, prop_oneof![5 => Just(1), 1 => 2..4_u32]),
     )
         .prop_map(
-            |(after, priority, cpu, (gpus, vram), limit, (grace, preemptible), runs)| Spec {
-                after,
-                priority,
-                cpu,
-                gpus,
-                vram,
-                limit,
-                grace,
-                preemptible,
-                runs,
+            |(after, priority, cpu, (gpus, vram), limit, (grace, preemptible), (runs, members))| {
+                Spec {
+                    after,
+                    priority,
+                    cpu,
+                    gpus,
+                    vram,
+                    limit,
+                    grace,
+                    preemptible,
+                    members,
+                    runs,
+                }
             },
         )
 }
@@ -121,14 +126,16 @@ impl World {
         }
     }
 
-    fn job(&mut self, spec: &Spec) -> (Job, i64) {
+    fn job(&mut self, spec: &Spec, gang: Option<Gang>) -> (Job, i64) {
         self.submitted += 1;
-        let most = self
-            .nodes
-            .values()
-            .map(|node| node.gpus.len())
-            .max()
-            .unwrap();
+        let gpus = self.nodes.values().map(|node| node.gpus.len());
+        // Every member of a gang must find a node that could run it.
+        let most = if gang.is_some() {
+            gpus.min()
+        } else {
+            gpus.max()
+        }
+        .unwrap();
         let count = spec.gpus.min(u32::try_from(most).unwrap());
         let gpus = match (count, spec.vram) {
             (0, _) => GpuRequest::None,
@@ -157,15 +164,23 @@ impl World {
                 limit,
                 grace: Span::seconds(spec.grace),
             },
+            gang,
             ..Job::default()
         };
         (job, runs.max(1))
     }
 
     fn submit(&mut self, spec: &Spec) {
-        let (job, runs) = self.job(spec);
-        self.cluster.upsert_job(job.clone());
-        self.waiting.insert(job.uid.clone(), (job, runs));
+        let size = spec.members.min(u32::try_from(self.nodes.len()).unwrap());
+        let gang = (size > 1).then(|| Gang {
+            id: format!("gang-{}", self.submitted).into(),
+            size,
+        });
+        for _ in 0..size {
+            let (job, runs) = self.job(spec, gang.clone());
+            self.cluster.upsert_job(job.clone());
+            self.waiting.insert(job.uid.clone(), (job, runs));
+        }
     }
 
     /// Lets time pass to the next thing that happens, but no further than to `until`.
@@ -341,6 +356,7 @@ fn started(job: &Job, placement: &Placement, now: Millis) -> BoundJob {
         estimate: job.estimate,
         bound_at: now,
         started: Some(now),
+        gang: job.gang.as_ref().map(|gang| gang.id.clone()),
         ..BoundJob::default()
     }
 }
@@ -358,7 +374,7 @@ fn fleet() -> impl Strategy<Value = Vec<u32>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_promised_is_kept(gpus in fleet(), specs in proptest::collection::vec(spec(false, 3), 1..40)) {
@@ -390,7 +406,7 @@ proptest! {
             world.submit(spec);
             world.decide()?;
         }
-        let (job, _) = world.job(&probe);
+        let (job, _) = world.job(&probe, None);
         let (mut same, mut rebuilt) = (world.cluster.clone(), world.rebuilt());
         same.upsert_job(job.clone());
         rebuilt.upsert_job(job);
@@ -410,6 +426,7 @@ fn an_endless_stream_of_small_jobs_does_not_starve_a_large_one() {
         limit: Some(limit),
         grace: 0,
         preemptible: false,
+        members: 1,
         runs: 100,
     };
     for limit in [90, 150, 210, 270] {
