@@ -6,7 +6,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use scheduler::{
     BoundJob, Bytes, Cluster, Decision, Estimate, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis,
-    Node, NodeName, Requirements, Settings, Span, Terms, preempt,
+    Node, NodeName, Placement, Requirements, Settings, Span, Terms, preempt,
 };
 
 const NOW: Millis = Millis(86_400_000);
@@ -62,70 +62,85 @@ fn job(at: u32, prefix: &str, priority: i32) -> Job {
     }
 }
 
+/// Binds a job where it was placed.
+fn run(cluster: &mut Cluster, job: &Job, placement: Placement) {
+    let at: u32 = job.uid.as_str()[6..].parse().unwrap_or(0);
+    let started = Millis(i64::from(at * 7919 % 86_400) * 1000);
+    cluster.upsert_bound(BoundJob {
+        uid: placement.job,
+        queue: job.queue.clone(),
+        attempt: 1,
+        node: placement.node,
+        gpus: placement.gpus,
+        vram: placement.vram,
+        whole_gpus: placement.whole_gpus,
+        whole_node: placement.whole_node,
+        cpu: placement.cpu,
+        memory: placement.memory,
+        priority: job.priority,
+        terms: job.terms,
+        estimate: job.estimate,
+        bound_at: started,
+        started: Some(started),
+        ..BoundJob::default()
+    });
+}
+
 /// A full fleet, with those that wait behind what runs.
 fn full(jobs: u32) -> Cluster {
     let mut cluster = fleet();
     for at in 0..jobs {
         let priority = i32::try_from(at / 7 % 4).unwrap_or(0);
-        cluster.upsert_job(job(at, "low", priority));
+        cluster.upsert_job(job(at, "lower", priority));
     }
     for decision in cluster.decide(NOW, usize::MAX) {
         if let Decision::Bind(placement) = decision {
-            let at: u32 = placement.job.as_str()[4..].parse().unwrap_or(0);
-            let started = Millis(i64::from(at * 7919 % 86_400) * 1000);
-            let running = job(at, "low", i32::try_from(at / 7 % 4).unwrap_or(0));
-            cluster.upsert_bound(BoundJob {
-                uid: placement.job,
-                queue: "default".into(),
-                attempt: 1,
-                node: placement.node,
-                gpus: placement.gpus,
-                vram: placement.vram,
-                whole_gpus: placement.whole_gpus,
-                whole_node: placement.whole_node,
-                cpu: placement.cpu,
-                memory: placement.memory,
-                priority: running.priority,
-                terms: running.terms,
-                estimate: running.estimate,
-                bound_at: started,
-                started: Some(started),
-                ..BoundJob::default()
-            });
+            let at: u32 = placement.job.as_str()[6..].parse().unwrap_or(0);
+            let running = job(at, "lower", i32::try_from(at / 7 % 4).unwrap_or(0));
+            run(&mut cluster, &running, placement);
         }
     }
     cluster
+}
+
+/// A job that does not fit the gaps of a full fleet.
+fn wants(at: u32) -> Job {
+    let mut high = job(at, "above", 100);
+    high.requirements.gpus = match at % 4 {
+        0 => GpuRequest::Whole(1 + at / 4 % 4),
+        1 => GpuRequest::Vram {
+            count: 2,
+            bytes: Bytes::gib(60),
+        },
+        _ => GpuRequest::Vram {
+            count: 1,
+            bytes: Bytes::gib(u64::from(64 + at % 13)),
+        },
+    };
+    high
 }
 
 /// Plans for one job after the other, each carried out before the next.
 fn plan_all(cluster: &mut Cluster) -> usize {
     let mut planned = 0;
     for at in 0..PLANS {
-        let high = job(at, "high", 100);
+        let high = wants(at);
         let uid = high.uid.clone();
         cluster.upsert_job(high.clone());
         let Ok(plan) = preempt::plan(cluster, &uid, NOW) else {
+            // What a plan before it left over is enough.
+            for decision in cluster.decide(NOW, 1) {
+                if let Decision::Bind(placement) = decision {
+                    run(cluster, &high, placement);
+                }
+            }
             continue;
         };
         planned += 1;
         for victim in plan.victims {
             cluster.release(&victim.job);
         }
-        let placement = plan.placement;
-        cluster.upsert_bound(BoundJob {
-            uid,
-            queue: high.queue,
-            attempt: 1,
-            node: placement.node,
-            gpus: placement.gpus,
-            vram: placement.vram,
-            whole_gpus: placement.whole_gpus,
-            whole_node: placement.whole_node,
-            cpu: placement.cpu,
-            memory: placement.memory,
-            priority: high.priority,
-            ..BoundJob::default()
-        });
+        run(cluster, &high, plan.placement);
     }
     planned
 }
@@ -150,7 +165,7 @@ fn explanations(criterion: &mut Criterion) {
     let mut group =
         criterion.benchmark_group("one job of 100,000 behind a full fleet of 5,000 nodes");
     group.sample_size(20);
-    let mut cluster = full(160_000);
+    let mut cluster = full(156_000);
     let last = job(999_990, "last", -5);
     let uid = last.uid.clone();
     cluster.upsert_job(last);

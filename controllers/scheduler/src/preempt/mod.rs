@@ -240,11 +240,15 @@ fn cheapest(
         if dearer {
             break;
         }
+        if !fit::may_fit(&job.requirements, name, state) {
+            continue;
+        }
         let state = state_of(name, state);
         let Some(search) = Search::new(rights, name, &state, or_fit) else {
             continue;
         };
         searched += 1;
+        let search = search.from(bound.priority);
         if let Some(found) = search.cheapest(best.as_ref().map(|((cost, _, _), _)| *cost)) {
             let key = (found.cost, found.score, name);
             if best.as_ref().is_none_or(|(known, _)| key < *known) {
@@ -299,9 +303,7 @@ fn promising<'a>(
         .candidates(needs)
         .filter(|(name, _)| open(name))
         .filter_map(|(name, state)| Some((rights.bound(name, state)?, name, state)));
-    let mut nodes: Vec<_> = bounded
-        .filter(|(_, name, state)| fit::may_fit(needs, name, state))
-        .collect();
+    let mut nodes: Vec<_> = bounded.collect();
     nodes.sort_unstable_by_key(|(bound, name, _)| (*bound, *name));
     nodes
 }

@@ -7,7 +7,7 @@
 
 use crate::attempt;
 use crate::fit::{self, Score};
-use crate::input::{Exclusive, Job, NodeName};
+use crate::input::{Exclusive, GpuRequest, Job, NodeName};
 use crate::node_state::{NodeState, Vacated};
 use crate::reason::Misfit;
 
@@ -32,6 +32,8 @@ pub(super) struct Search<'a> {
     /// What is needed to put a candidate back; `None` for those that are there.
     away: Vec<Option<Vacated>>,
     looks: u32,
+    /// No plan here does without displacing this priority.
+    from: Option<i32>,
 }
 
 /// What a search found.
@@ -85,7 +87,14 @@ impl<'a> Search<'a> {
                 FEW_LOOKS
             },
             candidates,
+            from: None,
         })
+    }
+
+    /// Tells the search that no plan here does without displacing this priority.
+    pub(super) fn from(mut self, priority: Option<i32>) -> Self {
+        self.from = priority;
+        self
     }
 
     /// The cheapest set here, unless it is dearer than what is known already.
@@ -120,6 +129,10 @@ impl<'a> Search<'a> {
         let mut upto = 0;
         while let Some(next) = self.candidates.get(upto) {
             let priority = next.job.priority;
+            if Some(priority) < self.from {
+                upto += 1;
+                continue;
+            }
             if known.is_some_and(|known| known.priority < Some(priority)) {
                 return None;
             }
@@ -134,27 +147,34 @@ impl<'a> Search<'a> {
 
     /// The cheapest set among the first so many candidates, unless it is dearer than what is known already.
     fn least_of(&mut self, upto: usize, known: Option<Cost>) -> Option<Vec<usize>> {
-        let everybody: Vec<usize> = (0..upto).collect();
-        self.set_away(&[]);
-        let host_has_room = matches!(
-            self.misfit(),
-            Some(Misfit::Vram { .. } | Misfit::GpusBusy { .. })
-        );
-        self.set_away(&everybody);
-        self.fits()?;
-        let mut dearest_first = everybody.clone();
+        let mut dearest_first: Vec<usize> = (0..upto).collect();
         dearest_first.sort_by_key(|at| {
             let candidate = &self.candidates[*at];
             std::cmp::Reverse((candidate.lost, candidate.core_lost))
         });
         let mut best = None;
+        self.set_away(&[]);
+        let host_has_room = matches!(
+            self.misfit(),
+            Some(Misfit::Vram { .. } | Misfit::GpusBusy { .. })
+        );
         let targets = self.targets(upto);
         // When room on one GPU is all that is missing, each GPU is a search of its own among the few who are there.
         let one = self.rights.job.requirements.gpus.count() == 1 && !targets.is_empty();
         let mut apart = one && host_has_room;
-        for spared in targets {
-            let here = dearest_first.iter().copied().filter(|at| !spared[*at]);
-            let here: Vec<usize> = here.collect();
+        let top = self.candidates[..upto].last().map(|last| last.job.priority);
+        for (least, here) in targets {
+            // Whoever takes the top priority at all loses at least that much here.
+            let hopeless = |cost: &Cost| cost.priority == top && cost.lost < least;
+            let enough = best.as_ref().is_some_and(|(cost, _)| hopeless(cost));
+            if enough || known.as_ref().is_some_and(hopeless) {
+                continue;
+            }
+            let here: Vec<usize> = dearest_first
+                .iter()
+                .copied()
+                .filter(|at| here.contains(at))
+                .collect();
             let mut away = here.clone();
             away.sort_unstable();
             self.set_away(&away);
@@ -169,7 +189,9 @@ impl<'a> Search<'a> {
             }
         }
         if !apart {
+            let everybody: Vec<usize> = (0..upto).collect();
             self.set_away(&everybody);
+            self.fits()?;
             self.keep_better(&mut best, &dearest_first);
             self.set_away(&everybody);
             self.descend(
@@ -206,8 +228,9 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// For jobs with GPUs: which candidates may stay when the room is made on particular GPUs.
-    fn targets(&self, upto: usize) -> Vec<Vec<bool>> {
+    /// For jobs with GPUs: the candidates on one GPU, or on neighbours in the order of what freeing them would cost, with what
+    /// is lost at least when room is made there. The cheapest first.
+    fn targets(&self, upto: usize) -> Vec<(u64, Vec<usize>)> {
         let needs = &self.rights.job.requirements;
         let count = needs.gpus.count() as usize;
         if count == 0 || needs.exclusive == Exclusive::Node {
@@ -216,30 +239,29 @@ impl<'a> Search<'a> {
         let Some(facts) = &self.state.facts else {
             return Vec::new();
         };
-        let mut gpus: Vec<_> = facts
+        let whole = matches!(needs.gpus, GpuRequest::Whole(_));
+        let mut gpus: Vec<(u64, u32, Vec<usize>)> = facts
             .gpus
             .iter()
             .map(|gpu| {
-                let there: Vec<bool> = self.candidates[..upto]
-                    .iter()
-                    .map(|candidate| candidate.job.gpus.contains(&gpu.uuid))
-                    .collect();
-                let lost = self.candidates[..upto].iter().zip(&there);
-                let lost: u64 = lost
-                    .filter(|(_, there)| **there)
-                    .map(|(candidate, _)| candidate.lost)
-                    .fold(0, u64::saturating_add);
-                (lost, gpu.index, there)
+                let there = |at: &usize| self.candidates[*at].job.gpus.contains(&gpu.uuid);
+                let here: Vec<usize> = (0..upto).filter(there).collect();
+                let lost = here.iter().map(|at| self.candidates[*at].lost);
+                let sum = lost.clone().fold(0, u64::saturating_add);
+                let least = if whole { sum } else { lost.min().unwrap_or(0) };
+                (least, gpu.index, here)
             })
             .collect();
         gpus.sort_by_key(|(lost, index, _)| (*lost, *index));
-        let spare = |set: &[(u64, u32, Vec<bool>)]| {
-            (0..upto)
-                .map(|at| set.iter().all(|(_, _, there)| !there[at]))
-                .collect()
+        let join = |set: &[(u64, u32, Vec<usize>)]| {
+            let mut here: Vec<usize> = set.iter().flat_map(|(_, _, here)| here).copied().collect();
+            here.sort_unstable();
+            here.dedup();
+            // Of several GPUs some may be free without anybody going.
+            let least = if count == 1 { set[0].0 } else { 0 };
+            (least, here)
         };
-        // One GPU: each of them; several: neighbours in the order of what freeing them would cost.
-        gpus.windows(count).map(spare).collect()
+        gpus.windows(count).map(join).collect()
     }
 
     /// Decides one candidate after the other: stays, when the job fits beside it, or goes.

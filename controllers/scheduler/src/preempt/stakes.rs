@@ -22,8 +22,8 @@ struct Stake {
     since: Option<Millis>,
     cpu: u64,
     memory: u64,
-    /// Its GPUs, and what it was promised on each.
-    places: Box<[(u8, u64)]>,
+    /// Where in the list of all places its own begin and end.
+    places: (u32, u32),
 }
 
 /// All that is at stake on a node. Jobs that are being stopped are left out.
@@ -31,6 +31,8 @@ struct Stake {
 pub(crate) struct Stakes {
     /// By priority, those that nothing stops first.
     jobs: Box<[Stake]>,
+    /// The GPUs of all jobs, and what each was promised there: in one list, so that a look at a node reads little memory.
+    places: Box<[(u8, u64)]>,
     sizes: Box<[Size]>,
     cpu: u64,
     memory: u64,
@@ -41,7 +43,9 @@ impl Stakes {
         let Some(facts) = &state.facts else {
             return Self::default();
         };
-        let stake = |job: &BoundJob| {
+        let mut places: Vec<(u8, u64)> = Vec::new();
+        let count = |places: &Vec<(u8, u64)>| u32::try_from(places.len()).unwrap_or(u32::MAX);
+        let mut stake = |job: &BoundJob| {
             let place = |at: usize| {
                 let size = state.gpus[at].size;
                 let whole = job.whole_gpus || job.vram.is_none_or(|vram| size.names_class(vram));
@@ -54,19 +58,22 @@ impl Stakes {
             };
             let held = facts.gpus.iter().enumerate();
             let held = held.filter(|(_, gpu)| job.gpus.contains(&gpu.uuid));
+            let from = count(&places);
+            places.extend(held.filter_map(|(at, _)| place(at)));
             Stake {
                 priority: (job.terms.preemptible && job.attempt > 0).then_some(job.priority),
                 since: job.started.max(job.checkpointed),
                 cpu: job.cpu.0,
                 memory: job.memory.0,
-                places: held.filter_map(|(at, _)| place(at)).collect(),
+                places: (from, count(&places)),
             }
         };
         let stays = state.jobs.values().filter(|job| job.stopping.is_none());
-        let mut jobs: Vec<Stake> = stays.map(stake).collect();
+        let mut jobs: Vec<Stake> = stays.map(&mut stake).collect();
         jobs.sort_by_key(|stake| stake.priority);
         Self {
             jobs: jobs.into(),
+            places: places.into(),
             sizes: state.gpus.iter().map(|gpu| gpu.size).collect(),
             cpu: facts.cpu.0,
             memory: facts.memory.0,
@@ -86,7 +93,7 @@ impl Stakes {
         let above = &self.jobs[end..];
         let mut node = Node::new(self, needs);
         for stake in fixed.iter().chain(above) {
-            node.stays(stake);
+            node.add(stake);
         }
         node.bound(theirs, now)
     }
@@ -133,7 +140,8 @@ impl Device {
 }
 
 /// A node as candidates leave it one after the other.
-struct Node {
+struct Node<'a> {
+    places: &'a [(u8, u64)],
     devices: [Device; MOST_GPUS],
     count: usize,
     wanted: usize,
@@ -145,8 +153,8 @@ struct Node {
     there: usize,
 }
 
-impl Node {
-    fn new(stakes: &Stakes, needs: &Requirements) -> Self {
+impl<'a> Node<'a> {
+    fn new(stakes: &'a Stakes, needs: &Requirements) -> Self {
         let mut devices = [Device::default(); MOST_GPUS];
         for (device, size) in devices.iter_mut().zip(&stakes.sizes) {
             device.allowed = match needs.gpus {
@@ -161,6 +169,7 @@ impl Node {
             }
         }
         Self {
+            places: &stakes.places,
             devices,
             count: stakes.sizes.len(),
             wanted: needs.gpus.count() as usize,
@@ -173,19 +182,19 @@ impl Node {
         }
     }
 
+    fn places(&self, stake: &Stake) -> &'a [(u8, u64)] {
+        &self.places[stake.places.0 as usize..stake.places.1 as usize]
+    }
+
     fn add(&mut self, stake: &Stake) {
         self.cpu = self.cpu.saturating_add(stake.cpu);
         self.memory = self.memory.saturating_add(stake.memory);
         self.there += 1;
-        for (at, bytes) in &stake.places {
+        for (at, bytes) in self.places(stake) {
             let device = &mut self.devices[usize::from(*at)];
             device.promised = device.promised.saturating_add(*bytes);
             device.holders += 1;
         }
-    }
-
-    fn stays(&mut self, stake: &Stake) {
-        self.add(stake);
     }
 
     fn host_is_free(&self) -> bool {
@@ -229,7 +238,7 @@ impl Node {
             self.there -= 1;
             tier = stake.priority;
             host |= self.host_is_free();
-            for (at, bytes) in &stake.places {
+            for (at, bytes) in self.places(stake) {
                 let device = &mut self.devices[usize::from(*at)];
                 device.promised = device.promised.saturating_sub(*bytes);
                 device.holders -= 1;
@@ -272,7 +281,7 @@ impl Node {
         // On a GPU that opens with the others of the top priority, they count as well.
         for stake in touched {
             let lost = span(stake, now);
-            for (at, bytes) in &stake.places {
+            for (at, bytes) in self.places(stake) {
                 let device = &mut self.devices[usize::from(*at)];
                 device.all = device.all.saturating_add(lost);
                 if *bytes >= device.excess {
