@@ -27,6 +27,13 @@ use crate::quantity::Quantity;
     derive = "Default",
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
     printcolumn(name = "Weight", type_ = "integer", json_path = ".spec.weight"),
+    printcolumn(name = "Gpus", type_ = "integer", json_path = ".spec.quota.gpus"),
+    printcolumn(
+        name = "Used",
+        type_ = "integer",
+        description = "GPU-seconds used lately, older use counting less",
+        json_path = ".status.usage.gpuSeconds"
+    ),
     printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused"),
     printcolumn(
         name = "Age",

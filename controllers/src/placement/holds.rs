@@ -11,8 +11,9 @@ use crds::Job;
 use crds::job_status::{Nomination, Reservation, Victim};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use scheduler::{JobUid, Millis, NodeName, Slot};
+use scheduler::{Cluster, JobState, JobUid, Millis, NodeName, Slot};
 
+use super::convert::job_uid;
 use crate::shell::{Key, Op};
 
 /// What is kept for one job.
@@ -156,11 +157,31 @@ pub(super) fn nomination(
     }
 }
 
+/// What the status of a waiting job says is kept for it is kept again. Answers with what that is; nothing of a job that does
+/// not wait, or that the core says cannot have it.
+pub(super) fn restore(
+    cluster: &mut Cluster,
+    job: &Job,
+    now: Timestamp,
+) -> (Option<Reservation>, Option<Nomination>) {
+    let id = job_uid(job);
+    if cluster.job_state(&id) != Some(JobState::Pending) {
+        return (None, None);
+    }
+    let status = job.status.as_ref();
+    let waiting = status.and_then(|status| status.waiting.as_ref());
+    let reservation = waiting.and_then(|waiting| waiting.reservation.clone());
+    let reservation = reservation
+        .filter(|known| cluster.restore_reservation(&id, restored_reservation(&id, known)));
+    let now = Millis(now.as_millisecond());
+    let nomination = status.and_then(|status| status.nomination.clone());
+    let nomination =
+        nomination.filter(|known| cluster.nominate(&id, restored_nomination(&id, known, now)));
+    (reservation, nomination)
+}
+
 /// A reservation that a status says, as the core knows it.
-pub(super) fn restored_reservation(
-    job: &JobUid,
-    reservation: &Reservation,
-) -> scheduler::Reservation {
+fn restored_reservation(job: &JobUid, reservation: &Reservation) -> scheduler::Reservation {
     let until = reservation.not_later_than.as_ref();
     scheduler::Reservation {
         slots: vec![slot(job, &reservation.node_name, &reservation.gpus)],
@@ -170,7 +191,7 @@ pub(super) fn restored_reservation(
 }
 
 /// A nomination that a status says, as the core knows it.
-pub(super) fn restored_nomination(
+fn restored_nomination(
     job: &JobUid,
     nomination: &Nomination,
     now: Millis,

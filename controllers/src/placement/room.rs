@@ -3,7 +3,7 @@
 use crds::Job;
 use crds::job_status::Victim;
 use jiff::Timestamp;
-use scheduler::{JobState, JobUid, preempt};
+use scheduler::{JobUid, preempt};
 
 use super::reconcile::{Placement, millis};
 use super::{convert, holds};
@@ -15,22 +15,11 @@ const PATIENCE_SECS: u64 = 60;
 impl Placement {
     /// What the status of a waiting job says is kept for it is kept again.
     pub(super) fn restore(&mut self, key: &Key, job: &Job, now: Timestamp) {
-        let id = convert::job_uid(job);
-        if self.cluster.job_state(&id) != Some(JobState::Pending) {
-            return;
-        }
-        let status = job.status.as_ref();
-        let waiting = status.and_then(|status| status.waiting.as_ref());
-        let reservation = waiting.and_then(|waiting| waiting.reservation.clone());
-        let nomination = status.and_then(|status| status.nomination.clone());
-        if let Some(known) = &reservation {
-            let known = holds::restored_reservation(&id, known);
-            self.cluster.restore_reservation(&id, known);
+        let (reservation, nomination) = holds::restore(&mut self.cluster, job, now);
+        if reservation.is_some() {
             self.holds.reserve(key, reservation);
         }
-        if let Some(known) = &nomination {
-            let known = holds::restored_nomination(&id, known, millis(now));
-            self.cluster.nominate(&id, known);
+        if nomination.is_some() {
             self.holds.nominate(key, nomination);
         }
     }

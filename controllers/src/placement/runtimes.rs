@@ -77,6 +77,9 @@ impl Runtimes {
 
     /// How long a job will probably run; nothing when too little is known.
     pub(crate) fn estimate(&self, job: &Job) -> Option<Estimate> {
+        if self.shapes.is_empty() {
+            return None;
+        }
         let shape = shape(job)?;
         let known = |shape: &Shape, fewest| {
             let samples = self.shapes.get(shape)?;

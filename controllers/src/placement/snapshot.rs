@@ -14,6 +14,7 @@ use scheduler::{Cluster, GpuRequest, JobUid, Millis, NodeName, QueueName, Settin
 use super::ancestors::ancestors;
 use super::convert::{self, Known};
 use super::decide::{View, avoidance, view};
+use super::holds;
 use super::runtimes::Runtimes;
 use super::usage;
 use crate::admission::{Withheld, resolve};
@@ -88,6 +89,9 @@ impl Snapshot {
         }
         for (key, job) in &by_key {
             snapshot.add(key, job, &by_key, now);
+        }
+        for job in &objects.jobs {
+            holds::restore(&mut snapshot.cluster, job, now);
         }
         snapshot
     }

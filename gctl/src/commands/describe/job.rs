@@ -20,8 +20,11 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
         page.optional(
             "Reserved",
             waiting.reservation.as_ref().map(|held| {
-                let names: Vec<_> = held.gpus.iter().map(|uuid| gpus.name(uuid)).collect();
-                format!("{} gpu {}", held.node_name, names.join(","))
+                let place = slots(&held.node_name, &held.gpus, gpus);
+                match &held.not_later_than {
+                    Some(time) => format!("{place}, from {} at the latest", time.0),
+                    None => place,
+                }
             }),
         );
     } else if job.status.is_none() {
@@ -30,6 +33,18 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
             "for the admission controller, which has not seen it yet",
         );
     }
+    page.optional(
+        "Nominated",
+        status.nomination.as_ref().map(|held| {
+            let place = slots(&held.node_name, &held.gpus, gpus);
+            let victims: Vec<_> = held
+                .victims
+                .iter()
+                .map(|one| format!("{}/{}", one.namespace, one.name))
+                .collect();
+            format!("{place}, displacing {}", victims.join(", "))
+        }),
+    );
     page.optional("Message", status.message.as_ref());
     wanted(page, job);
     let heading = if status.finish_time.is_some() {
@@ -94,6 +109,15 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
     page.table("Effective", &effective(status));
     page.table("Earlier attempts", &attempts(&status.attempts, now));
     page.table("Conditions", &conditions(&status.conditions, now));
+}
+
+/// `n1 gpu 0,1`, or the node alone.
+fn slots(node: &str, uuids: &[String], gpus: &GpuIndex) -> String {
+    if uuids.is_empty() {
+        return node.to_owned();
+    }
+    let names: Vec<_> = uuids.iter().map(|uuid| gpus.name(uuid)).collect();
+    format!("{node} gpu {}", names.join(","))
 }
 
 /// What the person asked for.
@@ -240,7 +264,10 @@ mod tests {
             "status": {
                 "phase": "Pending",
                 "attempt": 1,
-                "waiting": {"reason": "InsufficientVram", "message": "needs 20Gi on one GPU; 14Gi free on n1"},
+                "waiting": {"reason": "InsufficientVram", "message": "needs 20Gi on one GPU; 14Gi free on n1",
+                    "reservation": {"nodeName": "n1", "gpus": ["GPU-a"], "notLaterThan": "2026-01-01T00:09:00Z"}},
+                "nomination": {"id": "1", "nodeName": "n1", "gpus": ["GPU-a"], "victims": [
+                    {"namespace": "lab", "name": "low", "uid": "u", "attempt": 1}]},
                 "effective": {
                     "queue": sourced(json!("default"), "Default"), "priority": sourced(json!(10), "Queue"),
                     "cpuMillis": sourced(json!(1000), "Default"), "memoryBytes": sourced(json!(0), "Default"),
@@ -259,6 +286,8 @@ mod tests {
         insta::assert_snapshot!(page.finish(), @r#"
         Phase:         Pending
         Waiting:       InsufficientVram: needs 20Gi on one GPU; 14Gi free on n1
+        Reserved:      n1 gpu GPU-a, from 2026-01-01T00:09:00Z at the latest
+        Nominated:     n1 gpu GPU-a, displacing lab/low
         Command:       sh -c 'echo '\''hi there'\'''
         Environment:   A=1
         Attempt:       1
