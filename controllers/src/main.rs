@@ -25,8 +25,8 @@ struct Arguments {
     /// Seconds the fleet has for registering before a job is called infeasible.
     #[arg(long, default_value_t = Options::default().settle_seconds)]
     settle_seconds: u64,
-    /// Settings of scheduling, a YAML file: agingSeconds, fairShareHalfLifeSeconds and others. Default: as documented for each.
-    #[arg(long, value_name = "FILE")]
+    /// Settings of scheduling, a YAML file; --help shows them all.
+    #[arg(long, value_name = "FILE", long_help = Scheduling::HELP)]
     scheduling: Option<PathBuf>,
 }
 

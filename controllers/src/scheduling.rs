@@ -55,6 +55,19 @@ pub enum SchedulingError {
 }
 
 impl Scheduling {
+    /// The settings with their defaults, as the help of a command shows them; it reads as a settings file.
+    pub const HELP: &str = "\
+# Settings of scheduling, a YAML file. These are the defaults:
+agingSeconds: 0                    # such a wait counts as one priority higher; 0 is off
+agingCap: 1000                     # most priorities that waiting may add
+fairShareHalfLifeSeconds: 604800   # use counts half after this; 0 leaves it out
+fairShareChargeAheadSeconds: 3600  # what is held counts as if held this long already
+fairShareCoreWeight: 20            # thousandths of a GPU that a core counts as
+reserveAfterSeconds: 60            # wait for nodes until slots are reserved
+reservations: 4                    # most jobs with a reservation; 0 turns them off
+startAllowanceSeconds: 30          # from binding to start, where starts are promised
+preemption: true                   # may a job that finds no room displace others?";
+
     /// Reads the text of a settings file. An empty text gives the defaults.
     ///
     /// # Errors
@@ -150,6 +163,14 @@ mod tests {
             };
             assert_eq!(settings, expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_help_tells_every_setting_and_its_default() {
+        let told = Scheduling::parse(Scheduling::HELP).unwrap();
+        assert_eq!(told.settings(Millis(0)), Settings::default());
+        let debug = format!("{told:?}");
+        assert!(!debug.contains("None"), "a setting is not told: {debug}");
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub struct Args {
     /// User that jobs run as which name none, when this is started by root. Default: who called sudo, else root
     #[arg(long, value_name = "USER")]
     pub run_as: Option<String>,
-    /// Settings of scheduling, a YAML file: agingSeconds, fairShareHalfLifeSeconds and others
-    #[arg(long, value_name = "FILE")]
+    /// Settings of scheduling, a YAML file; --help shows them all
+    #[arg(long, value_name = "FILE", long_help = Scheduling::HELP)]
     pub scheduling: Option<PathBuf>,
     /// Apply this file or directory once everything runs
     #[arg(long, value_name = "PATH")]
