@@ -258,6 +258,15 @@ impl Cluster {
         };
         let (job, class) = (job.clone(), *class);
         let placement = self.placement(&job, node, now)?;
+        let asked = job.requirements.gpus.count() as usize;
+        debug_assert_eq!(
+            placement.gpus.len(),
+            asked,
+            "{uid} was tried and does not fit"
+        );
+        if placement.gpus.len() != asked {
+            return None;
+        }
         let broken = if cfg!(debug_assertions) {
             self.check_node(node)
         } else {
