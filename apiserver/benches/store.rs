@@ -67,6 +67,7 @@ fn mutation(name: &str, expect: Expect) -> Mutation {
             rv_offset,
             index,
         }),
+        frees: false,
     }
 }
 

@@ -5,7 +5,12 @@
 //! answers. A store that blocks gets a thread of its own; one that does not runs as a task, so that a
 //! simulation stays on one thread.
 //!
+//! A request that is alone, where requests usually are, is committed by the thread that brings it: to
+//! wake another one, and to be woken by it, takes as long as the disk. It must be alone, because the
+//! thread is kept from other work meanwhile; and the disk must be quick, for the same reason.
+//!
 //! # Guarantees
+//! - **One writes at a time**: whoever holds the [`Turn`].
 //! - **No answer before the disk.** Refusals too wait for the batch that they were decided on.
 //! - **After a storage error nothing is written any more**; reads and watches go on, and
 //!   [`super::Cache::failed`] tells the server to exit.
@@ -13,8 +18,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
+use parking_lot::MutexGuard;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -43,7 +50,7 @@ pub(super) enum Request {
     },
 }
 
-type Answer = Result<Arc<Stored>, CommitError>;
+pub(super) type Answer = Result<Arc<Stored>, CommitError>;
 
 /// Most requests in one batch. Chosen: far above what 64 connections can have waiting.
 const MAX_REQUESTS: usize = 512;
@@ -52,11 +59,32 @@ const MAX_BYTES: usize = 8 << 20;
 /// History dropped in one batch, beyond four changes a request. Chosen: keeps a batch's removals small.
 const TRIM_PER_BATCH: usize = 256;
 
-/// The writer. See the module's documentation.
+/// A write that takes longer on average is left to the committer's thread. Chosen: a few times what a
+/// quick disk needs, and little beside what a request may wait for a thread anyway.
+const QUICK: Duration = Duration::from_micros(500);
+/// Averages are over about so many commits.
+const AVERAGED: u32 = 8;
+
+/// The task or thread that takes requests from the queue. See the module's documentation.
 pub(super) struct Committer {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Request>,
+}
+
+/// The right to write, and what has been seen of writing.
+#[derive(Default)]
+pub(super) struct Turn {
     failed: Option<Arc<StoreError>>,
+    /// What a write usually takes.
+    usual: Duration,
+    /// How many requests a commit usually has, in 256ths.
+    crowd: u32,
+}
+
+/// Whoever has the turn.
+struct Writer<'a> {
+    shared: &'a Shared,
+    turn: MutexGuard<'a, Turn>,
 }
 
 /// A batch being put together.
@@ -77,11 +105,7 @@ struct Trim {
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Request>) -> Self {
-        Self {
-            shared,
-            queue,
-            failed: None,
-        }
+        Self { shared, queue }
     }
 
     /// Runs on a thread of its own until the queue closes.
@@ -111,6 +135,12 @@ impl Committer {
     /// One round; true when the committer is to end.
     fn step(&mut self, first: Request) -> bool {
         let started = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        // Whoever comes while somebody else writes comes into the same batch.
+        let mut writer = Writer {
+            shared: &shared,
+            turn: shared.turn.lock(),
+        };
         let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
         let mut last = None;
         while let Some(request) = next {
@@ -128,14 +158,14 @@ impl Committer {
             }
             next = self.queue.try_recv().ok();
         }
-        self.commit(batch, started);
+        writer.commit(batch, started);
         match last {
             Some(Request::Reindex {
                 resource,
                 index,
                 reply,
             }) => {
-                self.reindex(&resource, &index);
+                writer.reindex(&resource, &index);
                 let _ = reply.send(());
                 false
             }
@@ -148,7 +178,29 @@ impl Committer {
             _ => false,
         }
     }
+}
 
+/// The turn for a request that is alone, to be committed on this thread: if nothing is to be waited for
+/// but a quick disk.
+pub(super) fn alone(shared: &Shared) -> Option<Alone<'_>> {
+    let turn = shared.turn.try_lock()?;
+    let is_quick = turn.usual < QUICK && turn.crowd < 256 + 64;
+    let is_open = !shared.is_closed() && shared.store.is_ready();
+    (is_quick && is_open).then_some(Alone(Writer { shared, turn }))
+}
+
+/// See [`alone`].
+pub(super) struct Alone<'a>(Writer<'a>);
+
+impl Alone<'_> {
+    pub(super) fn commit(mut self, mutation: Mutation) -> Answer {
+        let (reply, mut answer) = oneshot::channel();
+        self.0.commit(vec![(mutation, reply)], Instant::now());
+        answer.try_recv().unwrap_or(Err(CommitError::Closed))
+    }
+}
+
+impl Writer<'_> {
     fn reindex(&self, resource: &str, index: &Index) {
         let reindexed = self.shared.state.read().reindexed(resource, |stored| {
             stored.reindexed(Arc::new(index(resource, &stored.bytes)))
@@ -160,6 +212,7 @@ impl Committer {
 
     fn commit(&mut self, requests: Vec<(Mutation, oneshot::Sender<Answer>)>, started: Instant) {
         let count = requests.len();
+        self.turn.crowded(count);
         let after = self.shared.published();
         let now_ms = (self.shared.options.clock)().as_millisecond();
         let mut prepared = Prepared::default();
@@ -196,9 +249,9 @@ impl Committer {
         let state = self.shared.state.read();
         let mut next = after + 1;
         for (mutation, reply) in requests {
-            let answer = match &self.failed {
+            let answer = match &self.turn.failed {
                 Some(error) => Err(CommitError::StorageFailed(Arc::clone(error))),
-                None => admit(&mutation.body, room)
+                None => admit(&mutation, room)
                     .and_then(|()| prepare_one(&state, prepared, mutation, next, now_ms)),
             };
             next += u64::from(answer.is_ok());
@@ -207,7 +260,7 @@ impl Committer {
     }
 
     fn write(
-        &self,
+        &mut self,
         after: Revision,
         changes: &[Arc<Change>],
         trim: &Trim,
@@ -235,7 +288,9 @@ impl Committer {
         };
         let started = Instant::now();
         self.shared.store.commit(&batch)?;
-        self.shared.counters.synced(started.elapsed());
+        let took = started.elapsed();
+        self.turn.took(took);
+        self.shared.counters.synced(took);
         Ok(())
     }
 
@@ -266,7 +321,7 @@ impl Committer {
     /// too much. The newest record of all is kept whatever it is, because it says which revision is next.
     fn plan_trim(&self, now_ms: i64, after: Revision, new: &[Arc<Change>], most: usize) -> Trim {
         let mut trim = Trim::default();
-        if self.failed.is_some() {
+        if self.turn.failed.is_some() {
             return trim;
         }
         let newest = new.last().map_or(after, |change| change.revision());
@@ -326,7 +381,7 @@ impl Committer {
             error = &*error as &dyn std::error::Error,
             "storage failed, only reads from now on"
         );
-        self.failed = Some(Arc::clone(&error));
+        self.turn.failed = Some(Arc::clone(&error));
         self.shared.fail(Arc::clone(&error));
         for (reply, _) in prepared.answers {
             let _ = reply.send(Err(CommitError::StorageFailed(Arc::clone(&error))));
@@ -338,6 +393,31 @@ impl Drop for Committer {
     fn drop(&mut self) {
         if !self.shared.is_closed() {
             self.shared.fail(Arc::new(StoreError::CommitterEnded));
+        }
+    }
+}
+
+impl Drop for Writer<'_> {
+    /// After a panic what was written and what is published may differ: nothing is written any more.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Arc::new(StoreError::CommitterEnded);
+            self.turn.failed = Some(Arc::clone(&error));
+            self.shared.fail(error);
+        }
+    }
+}
+
+impl Turn {
+    fn took(&mut self, took: Duration) {
+        self.usual = (self.usual * (AVERAGED - 1) + took) / AVERAGED;
+    }
+
+    fn crowded(&mut self, requests: usize) {
+        // Trimming brings none, and says nothing about the crowd.
+        if requests > 0 {
+            let now = u32::try_from(requests).unwrap_or(u32::MAX).min(1 << 16) * 256;
+            self.crowd = (self.crowd * (AVERAGED - 1) + now) / AVERAGED;
         }
     }
 }
@@ -360,10 +440,12 @@ fn droppable(change: &Change, newest: Revision) -> bool {
     !change.deleted || change.revision() < newest
 }
 
-fn admit(body: &Body, room: Room) -> Result<(), CommitError> {
-    match (room, body) {
-        (Room::Enough, _) | (Room::Low { .. }, Body::Delete(_)) => Ok(()),
-        (Room::Low { free, floor } | Room::None { free, floor }, _) => {
+fn admit(mutation: &Mutation, room: Room) -> Result<(), CommitError> {
+    let frees = mutation.frees || matches!(mutation.body, Body::Delete(_));
+    match room {
+        Room::Enough => Ok(()),
+        Room::Low { .. } if frees => Ok(()),
+        Room::Low { free, floor } | Room::None { free, floor } => {
             Err(CommitError::NoSpace { free, floor })
         }
     }
@@ -376,7 +458,9 @@ fn prepare_one(
     revision: Revision,
     now_ms: i64,
 ) -> Answer {
-    let Mutation { key, expect, body } = mutation;
+    let Mutation {
+        key, expect, body, ..
+    } = mutation;
     let current = match prepared.overlay.get(&key) {
         Some(pending) => pending.clone(),
         None => state.get(&key).cloned(),

@@ -12,6 +12,8 @@
 //! a watch by the buffer that its creator names.
 
 mod committer;
+#[cfg(test)]
+mod committer_tests;
 mod hub;
 mod open;
 mod state;
@@ -29,7 +31,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -223,6 +225,29 @@ pub(crate) struct Shared {
     counters: Counters,
     failed: tokio::sync::watch::Sender<Option<Arc<StoreError>>>,
     closed: AtomicBool,
+    /// Locked before `hub`.
+    turn: Mutex<committer::Turn>,
+    waiting: AtomicUsize,
+}
+
+/// Counts who waits for a commit.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 1
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Pinned {
@@ -340,6 +365,16 @@ impl Cache {
     /// Commits one mutation: durable, and visible in reads and watches, when this returns. The
     /// mutation is committed even if the caller stops waiting.
     pub async fn commit(&self, mutation: Mutation) -> Result<Arc<Stored>, CommitError> {
+        let waiting = Waiting::one_more(&self.shared.waiting);
+        if waiting.is_alone() && self.shared.store.blocks() {
+            // Whoever else is about to commit, in this task even, does so together with this one.
+            tokio::task::yield_now().await;
+            if waiting.is_alone()
+                && let Some(alone) = committer::alone(&self.shared)
+            {
+                return alone.commit(mutation);
+            }
+        }
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit { mutation, reply };
         self.queue.send(request).await.map_err(|_| self.gone())?;

@@ -105,6 +105,8 @@ impl Cache {
             counters: Counters::new(),
             failed: tokio::sync::watch::Sender::new(None),
             closed: false.into(),
+            turn: Mutex::default(),
+            waiting: 0.into(),
             options,
         });
         start(shared)

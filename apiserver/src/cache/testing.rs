@@ -98,6 +98,7 @@ impl Thing {
             key: self.key(),
             expect: Expect::Absent,
             body: Body::Put(self.encoded()),
+            frees: false,
         }
     }
 
@@ -106,6 +107,7 @@ impl Thing {
             key: self.key(),
             expect: Expect::Any,
             body: Body::Put(self.encoded()),
+            frees: false,
         }
     }
 
@@ -114,6 +116,7 @@ impl Thing {
             key: self.key(),
             expect: Expect::Any,
             body: Body::Delete(self.encoded()),
+            frees: false,
         }
     }
 

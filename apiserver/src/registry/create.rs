@@ -215,6 +215,7 @@ impl Registry {
             key,
             expect: Expect::Absent,
             body: Body::Put(encoded),
+            frees: false,
         };
         match self.cache().commit(mutation).await {
             Ok(stored) => {

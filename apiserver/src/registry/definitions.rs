@@ -232,6 +232,7 @@ impl Registry {
             key: key.clone(),
             expect,
             body: Body::Put(encoded),
+            frees: metadata::is_terminating(object),
         };
         let result = self.cache().commit(mutation).await;
         if result.is_err() {

@@ -144,7 +144,7 @@ impl Registry {
         Ok(Some(Deleted::Waiting(present(kind, &stored))))
     }
 
-    /// Commits on condition that the object is still as `live`; `None` when it is not.
+    /// Commits a step of a deletion, on condition that the object is still as `live`; `None` when it is not.
     pub(super) async fn commit_if_unchanged(
         &self,
         live: &Stored,
@@ -154,6 +154,7 @@ impl Registry {
             key: live.key.clone(),
             expect: Expect::At(live.revision),
             body,
+            frees: true,
         };
         match self.cache().commit(mutation).await {
             Ok(stored) => Ok(Some(stored)),

@@ -241,7 +241,10 @@ impl Registry {
             let changed = self.change_definition(live, object).await?;
             return Ok(changed.map_or(Landing::Raced, Landing::Landed));
         }
+        let terminating = metadata::is_terminating(&object);
         let encoded = encode_for(kind, object)?;
+        // Finalizers must be able to go when little space is left, and little else may come with them.
+        let frees = terminating && encoded.bytes.len() <= live.bytes.len() + MARKS_BYTES;
         let body = if gone {
             Body::Delete(encoded)
         } else {
@@ -251,6 +254,7 @@ impl Registry {
             key: live.key.clone(),
             expect: Expect::At(live.revision),
             body,
+            frees,
         };
         match self.cache().commit(mutation).await {
             Ok(stored) => {
@@ -266,6 +270,9 @@ impl Registry {
         }
     }
 }
+
+/// What a step of a deletion may add, in bytes: the mark, and who made the step. Chosen.
+const MARKS_BYTES: usize = 1024;
 
 enum Next {
     Unchanged,

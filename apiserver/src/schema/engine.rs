@@ -4,7 +4,7 @@
 //! its findings are put into Kubernetes' words here. Patterns and formats are given to it as
 //! formats of our own, so that both ways of checking use the same functions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jsonschema::error::{TypeKind, ValidationError, ValidationErrorKind};
 use jsonschema::paths::LocationSegment;
@@ -18,7 +18,11 @@ use super::formats::{self, Format};
 pub(super) struct Engine {
     validator: jsonschema::Validator,
     patterns: Vec<String>,
+    choices: Choices,
 }
+
+/// By the place of a `oneOf` whose alternatives each require fields: those fields.
+type Choices = BTreeMap<String, Vec<Vec<String>>>;
 
 /// Where a finding lies, step by step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +54,12 @@ impl Engine {
             });
         }
         let validator = options.build(&document).map_err(|why| why.to_string())?;
+        let mut choices = Choices::new();
+        collect_choices(&document, "", &mut choices);
         Ok(Self {
             validator,
             patterns: patterns.0,
+            choices,
         })
     }
 
@@ -78,7 +85,12 @@ impl Engine {
             });
         }
         let path = shown(&at);
+        let choice = self.choices.get(error.schema_path().as_str());
+        let choice = choice.map(|choice| choice_detail(choice, error.instance()));
         let mut error = self.translate(error.kind(), error.instance(), &path);
+        if let Some(choice) = choice {
+            error.detail.push_str(&choice);
+        }
         if let FieldErrorKind::Required = error.kind {
             let name = std::mem::take(&mut error.path);
             error.path = if path.is_empty() {
@@ -192,6 +204,62 @@ impl Engine {
             detail,
         }
     }
+}
+
+/// Finds the `oneOf`s that say which fields go with which.
+fn collect_choices(node: &Value, at: &str, choices: &mut Choices) {
+    let list = |value: &Value| {
+        let names = value.as_array().into_iter().flatten();
+        names
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    if let Some(alternatives) = node.get("oneOf").and_then(Value::as_array) {
+        let required = alternatives
+            .iter()
+            .map(|alternative| list(&alternative["required"]));
+        let required: Vec<Vec<String>> = required.collect();
+        if required.iter().all(|names| !names.is_empty()) {
+            choices.insert(format!("{at}/oneOf"), required);
+        }
+    }
+    for (name, child) in node.as_object().into_iter().flatten() {
+        let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+        match (name.as_str(), child) {
+            ("properties", Value::Object(fields)) => {
+                for (name, field) in fields {
+                    let name = name.replace('~', "~0").replace('/', "~1");
+                    collect_choices(field, &format!("{at}/{name}"), choices);
+                }
+            }
+            ("items" | "additionalProperties" | "not", _) => {
+                collect_choices(child, &at, choices);
+            }
+            ("allOf" | "anyOf" | "oneOf", Value::Array(alternatives)) => {
+                for (n, alternative) in alternatives.iter().enumerate() {
+                    collect_choices(alternative, &format!("{at}/{n}"), choices);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What to add to a breach of a `oneOf`: what could be given, and what is.
+fn choice_detail(choice: &[Vec<String>], value: &Value) -> String {
+    let shown = |names: &Vec<String>| format!("{:?}", names.join(" and "));
+    let all: Vec<String> = choice.iter().map(shown).collect();
+    let is_given = |names: &&Vec<String>| names.iter().all(|name| value.get(name).is_some());
+    let given: Vec<String> = choice.iter().filter(is_given).map(shown).collect();
+    let given = match given.len() {
+        0 => "none is".to_owned(),
+        1 => format!("{} is", given[0]),
+        _ => format!("{} are", given.join(", ")),
+    };
+    format!(
+        ": exactly one of {} must be given, and {given}",
+        all.join(", ")
+    )
 }
 
 fn type_error(value: &Value, path: &str, wanted: &str) -> FieldError {

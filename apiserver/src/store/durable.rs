@@ -123,6 +123,8 @@ struct Inner {
     /// Written only while batches are applied, so that a reader finds each change here or pending.
     database: RwLock<Option<Open>>,
     last: AtomicU64,
+    /// Bytes committed since the store was opened.
+    written: AtomicU64,
     /// A commit has begun and not succeeded.
     failed: AtomicBool,
     pending: Mutex<Pending>,
@@ -191,6 +193,7 @@ impl EmbeddedStore {
                 _lock: lock,
             })),
             last: AtomicU64::new(last),
+            written: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             pending: Mutex::new(Pending::begin()),
             work: Condvar::new(),
@@ -303,6 +306,8 @@ impl Inner {
 
     fn push(&self, sequence: u64, batch: &Batch, prepare: bool) {
         let waiting = Waiting::new(sequence, batch);
+        self.written
+            .fetch_add(waiting.bytes() as u64, Ordering::Relaxed);
         let mut pending = self.pending.lock();
         let (before, first) = (pending.bytes(), pending.is_empty());
         pending.push(waiting);
@@ -365,7 +370,7 @@ impl Inner {
     }
 
     fn prepare(&self) {
-        if self.space.room(0) != Room::Enough {
+        if self.space.room(0, u64::MAX) != Room::Enough {
             return;
         }
         if let Err(error) = self.journal.prepare() {
@@ -480,13 +485,18 @@ impl Store for EmbeddedStore {
 
     fn room(&self) -> Room {
         let mut pending = self.inner.pending.lock();
-        let room = self.inner.space.room(pending.bytes() as u64);
+        let written = self.inner.written.load(Ordering::Relaxed);
+        let room = self.inner.space.room(pending.bytes() as u64, written);
         pending.urgent = room != Room::Enough;
         room
     }
 
     fn bytes_on_disk(&self) -> u64 {
         embedded::bytes_on_disk(&self.inner.dir) + self.inner.journal.bytes_on_disk()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.inner.pending.lock().bytes() < self.inner.tuning.most_pending
     }
 
     fn blocks(&self) -> bool {

@@ -55,7 +55,7 @@ pub struct Batch {
 pub enum Room {
     /// Anything may be written.
     Enough,
-    /// Less than the floor is free: only deletes, which make room, may be written.
+    /// Less than the floor is free: only deletes and their steps, which make room, may be written.
     Low {
         /// Bytes free.
         free: u64,
@@ -103,6 +103,11 @@ pub trait Store: Send + Sync + 'static {
     /// Bytes on disk; 0 for a store without files.
     fn bytes_on_disk(&self) -> u64 {
         0
+    }
+
+    /// Would a commit have nothing to wait for but its own write?
+    fn is_ready(&self) -> bool {
+        true
     }
 
     /// Does [`Store::commit`] block? If so, it gets a thread of its own.

@@ -121,6 +121,8 @@ pub struct Mutation {
     pub expect: Expect,
     /// The change.
     pub body: Body,
+    /// A step of a deletion: like a delete, it may be written when little space is left.
+    pub frees: bool,
 }
 
 /// Why a mutation was not committed.

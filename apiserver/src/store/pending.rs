@@ -39,6 +39,10 @@ impl Waiting {
             bytes: size(batch),
         }
     }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// What pending batches do to a record.

@@ -8,7 +8,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::{Room, StoreError};
 
@@ -24,21 +27,38 @@ const RESERVE_FILE: &str = "reserve";
 /// Says how many bytes are free; a seam for tests.
 pub(super) type FreeBytes = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
 
+/// How long, and for how many written bytes, a reading of the free space is good enough. Chosen: a
+/// small part of any floor, and what other processes write in that time.
+const READING_LASTS: Duration = Duration::from_millis(100);
+const READING_BYTES: u64 = 1 << 20;
+
 /// Watches over the free space of one directory.
 pub(super) struct Space {
     dir: PathBuf,
     floor: u64,
     free: FreeBytes,
+    /// The last reading, where readings may be used again: to ask costs as much as all else that a
+    /// commit does beside its write.
+    reading: Option<Mutex<Option<Reading>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Reading {
+    free: u64,
+    at: Instant,
+    written: u64,
 }
 
 impl Space {
     pub(super) fn new(dir: &Path, floor: u64, free: Option<FreeBytes>) -> Self {
         let own = dir.to_owned();
+        let reading = free.is_none().then(Mutex::default);
         let free = free.unwrap_or_else(|| Box::new(move || free_bytes(&own)));
         Self {
             dir: dir.to_owned(),
             floor,
             free,
+            reading,
         }
     }
 
@@ -98,11 +118,30 @@ impl Space {
         }
     }
 
-    /// May another batch be written, when `owed` bytes of the free space are spoken for? When the free
-    /// space cannot be told, yes.
-    pub(super) fn room(&self, owed: u64) -> Room {
+    /// The free space, as it was a moment and a few of our own writes ago; `written` counts those.
+    fn recent(&self, written: u64) -> io::Result<u64> {
+        let Some(reading) = &self.reading else {
+            return (self.free)();
+        };
+        let mut reading = reading.lock();
+        if let Some(known) = &*reading
+            && known.at.elapsed() < READING_LASTS
+            && written.saturating_sub(known.written) < READING_BYTES
+        {
+            return Ok(known.free);
+        }
+        let free = (self.free)()?;
+        let at = Instant::now();
+        *reading = Some(Reading { free, at, written });
+        Ok(free)
+    }
+
+    /// May another batch be written, when `owed` bytes of the free space are spoken for and `written`
+    /// bytes have been written so far? When the free space cannot be told, yes.
+    pub(super) fn room(&self, owed: u64, written: u64) -> Room {
         let floor = self.floor;
-        match (self.free)().map(|free| free.saturating_sub(owed)) {
+        let free = self.recent(written);
+        match free.map(|free| free.saturating_sub(owed)) {
             Ok(free) if free < floor / 2 => Room::None { free, floor },
             Ok(free) if free < floor => Room::Low { free, floor },
             _ => Room::Enough,
@@ -162,7 +201,7 @@ mod tests {
             (0, Room::None { free: 0, floor }),
         ] {
             free.store(bytes, Ordering::Relaxed);
-            assert_eq!(space.room(0), wanted);
+            assert_eq!(space.room(0, 0), wanted);
         }
     }
 

@@ -8,6 +8,7 @@ mod events;
 mod lists;
 mod namespaces;
 mod patches;
+mod refusals;
 mod watches;
 mod writes;
 

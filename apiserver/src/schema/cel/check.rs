@@ -1,6 +1,6 @@
 //! What is checked about a rule before it may ever run, and how dear running it can become.
 
-use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use kube_cel::cel::{ExecutionError, Program};
 use serde_json::Value;
 
@@ -10,8 +10,16 @@ use crate::schema::structural::{Schema, Type};
 /// The longest rule, in bytes. Chosen: ten times what a careful author needs.
 const RULE_MAX: usize = 16 * 1024;
 
-/// Compiles a rule and checks that it names only variables, functions and fields that exist.
-pub(super) fn compile(text: &str, schema: &Schema, root: bool) -> Result<Program, String> {
+/// Compiles an expression and checks that it names only variables, functions and fields that exist, that
+/// its operators suit the types of the schema, and that it makes a `wanted`. What cannot be known from the
+/// schema is let through. `old` is the schema of `oldSelf`, where that is no optional.
+pub(super) fn compile(
+    text: &str,
+    schema: &Schema,
+    root: bool,
+    old: bool,
+    wanted: Scalar,
+) -> Result<Program, String> {
     if text.len() > RULE_MAX {
         return Err(format!("the expression is longer than {RULE_MAX} bytes"));
     }
@@ -29,10 +37,18 @@ pub(super) fn compile(text: &str, schema: &Schema, root: bool) -> Result<Program
     let mut scope = Names {
         schema,
         root,
+        old,
         bound: Vec::new(),
     };
-    scope.check(program.expression())?;
-    Ok(program)
+    let made = scope.check(program.expression())?.scalar();
+    match made {
+        Some(made) if made != wanted => Err(format!(
+            "must evaluate to {}, not {}",
+            wanted.name(),
+            made.name()
+        )),
+        _ => Ok(program),
+    }
 }
 
 fn is_operator(name: &str) -> bool {
@@ -54,13 +70,52 @@ fn exists(name: &str) -> bool {
 struct Names<'s> {
     schema: &'s Schema,
     root: bool,
-    bound: Vec<String>,
+    old: bool,
+    bound: Vec<(String, Known<'s>)>,
+}
+
+/// The types that operators care about. All numbers are one: which of them a value is, is not always known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Bool,
+    Number,
+    Text,
+}
+
+impl Scalar {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::Number => "a number",
+            Self::Text => "string",
+        }
+    }
 }
 
 /// What is known of the type of an expression.
+#[derive(Clone, Copy)]
 enum Known<'s> {
     Nothing,
+    Scalar(Scalar),
     Schema(&'s Schema, bool),
+}
+
+impl Known<'_> {
+    fn scalar(self) -> Option<Scalar> {
+        let schema = match self {
+            Self::Nothing => return None,
+            Self::Scalar(scalar) => return Some(scalar),
+            Self::Schema(schema, _) => schema,
+        };
+        match schema.of {
+            _ if schema.int_or_string || schema.nullable => None,
+            Type::Boolean => Some(Scalar::Bool),
+            Type::Integer | Type::Number => Some(Scalar::Number),
+            // A format may make it a time, a duration or bytes.
+            Type::String if schema.checks.format.is_none() => Some(Scalar::Text),
+            _ => None,
+        }
+    }
 }
 
 /// Types and namespaces that are written as variables.
@@ -91,19 +146,30 @@ impl<'s> Names<'s> {
             Expr::Ident(name) => self.variable(name),
             Expr::Select(select) => {
                 let operand = self.check(&select.operand)?;
-                match operand {
-                    Known::Schema(schema, root) => field(schema, root, &select.field),
-                    Known::Nothing => Ok(Known::Nothing),
+                if let Some(scalar) = operand.scalar() {
+                    let of = scalar.name();
+                    return Err(format!(
+                        "type '{of}' does not support field selection ('{}')",
+                        select.field
+                    ));
                 }
+                let found = match operand {
+                    Known::Schema(schema, root) => field(schema, root, &select.field)?,
+                    _ => Known::Nothing,
+                };
+                Ok(if select.test {
+                    Known::Scalar(Scalar::Bool)
+                } else {
+                    found
+                })
             }
             Expr::Call(call) => {
                 if let Some(target) = &call.target {
                     self.check(target)?;
                 }
-                for argument in &call.args {
-                    self.check(argument)?;
-                }
-                Ok(Known::Nothing)
+                let arguments = call.args.iter().map(|argument| self.check(argument));
+                let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+                operator(&call.func_name, &arguments)
             }
             Expr::List(list) => {
                 for element in &list.elements {
@@ -121,12 +187,19 @@ impl<'s> Names<'s> {
                 Ok(Known::Nothing)
             }
             Expr::Comprehension(loops) => {
-                self.check(&loops.iter_range)?;
+                let range = self.check(&loops.iter_range)?;
                 self.check(&loops.accu_init)?;
                 let before = self.bound.len();
-                self.bound.push(loops.iter_var.clone());
-                self.bound.extend(loops.iter_var2.clone());
-                self.bound.push(loops.accu_var.clone());
+                // With two variables, which is which depends on the range.
+                let each = match (range, &loops.iter_var2) {
+                    (Known::Schema(list, _), None) if list.of == Type::Array => items(list),
+                    _ => Known::Nothing,
+                };
+                self.bound.push((loops.iter_var.clone(), each));
+                let second = loops.iter_var2.clone();
+                self.bound
+                    .extend(second.map(|second| (second, Known::Nothing)));
+                self.bound.push((loops.accu_var.clone(), Known::Nothing));
                 for part in [&loops.loop_cond, &loops.loop_step, &loops.result] {
                     self.check(part)?;
                 }
@@ -137,15 +210,27 @@ impl<'s> Names<'s> {
                 "undeclared reference to '{}' (in container '')",
                 made.type_name
             )),
-            Expr::Unspecified | Expr::Literal(_) => Ok(Known::Nothing),
+            Expr::Literal(literal) => Ok(match literal {
+                LiteralValue::Boolean(_) => Known::Scalar(Scalar::Bool),
+                LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_) => {
+                    Known::Scalar(Scalar::Number)
+                }
+                LiteralValue::String(_) => Known::Scalar(Scalar::Text),
+                LiteralValue::Null | LiteralValue::Bytes(_) => Known::Nothing,
+            }),
+            Expr::Unspecified => Ok(Known::Nothing),
         }
     }
 
     fn variable(&self, name: &str) -> Result<Known<'s>, String> {
-        if name.starts_with('@') || self.bound.iter().any(|bound| bound == name) {
+        // The innermost of that name.
+        if let Some((_, known)) = self.bound.iter().rev().find(|(bound, _)| bound == name) {
+            return Ok(*known);
+        }
+        if name.starts_with('@') {
             return Ok(Known::Nothing);
         }
-        if name == "self" {
+        if name == "self" || (name == "oldSelf" && self.old) {
             return Ok(Known::Schema(self.schema, self.root));
         }
         if GLOBALS.contains(&name) {
@@ -154,6 +239,51 @@ impl<'s> Names<'s> {
         Err(format!(
             "undeclared reference to '{name}' (in container '')"
         ))
+    }
+}
+
+fn items(list: &Schema) -> Known<'_> {
+    let items = list.items.as_deref();
+    items.map_or(Known::Nothing, |items| Known::Schema(items, items.embedded))
+}
+
+/// What an operator makes of its operands; other functions are not known well enough.
+fn operator<'s>(name: &str, operands: &[Known<'s>]) -> Result<Known<'s>, String> {
+    let scalars: Vec<_> = operands.iter().map(|operand| operand.scalar()).collect();
+    let mismatch = || {
+        let shown = |scalar: &Option<Scalar>| scalar.map_or("dyn", Scalar::name);
+        let shown: Vec<_> = scalars.iter().map(shown).collect();
+        let shown = shown.join(", ");
+        Err(format!(
+            "found no matching overload for '{name}' applied to '({shown})'"
+        ))
+    };
+    let known = || scalars.iter().flatten();
+    let all_alike = known().all(|scalar| Some(scalar) == known().next());
+    let bool = Ok(Known::Scalar(Scalar::Bool));
+    match (name, operands) {
+        ("_&&_" | "_||_" | "!_", _) if known().any(|scalar| *scalar != Scalar::Bool) => mismatch(),
+        ("_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_", _) if !all_alike => mismatch(),
+        ("_-_" | "_*_" | "_/_" | "_%_" | "-_", _)
+            if known().any(|scalar| *scalar == Scalar::Bool || (*scalar == Scalar::Text)) =>
+        {
+            mismatch()
+        }
+        ("_+_", _) if !all_alike || known().any(|scalar| *scalar == Scalar::Bool) => mismatch(),
+        ("_?_:_", [_, yes, no]) => match (scalars[0], yes.scalar(), no.scalar()) {
+            (Some(Scalar::Number | Scalar::Text), _, _) => mismatch(),
+            (_, Some(yes), Some(no)) if yes == no => Ok(Known::Scalar(yes)),
+            _ => Ok(Known::Nothing),
+        },
+        ("_[_]", [Known::Schema(list, _), _]) if list.of == Type::Array => Ok(items(list)),
+        ("_&&_" | "_||_" | "!_" | "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" | "@in", _) => {
+            bool
+        }
+        ("_+_" | "_-_" | "_*_" | "_/_" | "_%_", [_, _]) => match scalars[..] {
+            [Some(one), Some(_)] => Ok(Known::Scalar(one)),
+            _ => Ok(Known::Nothing),
+        },
+        _ => Ok(Known::Nothing),
     }
 }
 

@@ -198,7 +198,12 @@ fn rule(
     let before = errors.len();
     let mut compile = |text: &str, field: &str| {
         let refuse = |why: String| FieldError::invalid(&path.field(field), text, why);
-        match check::compile(text, schema, root) {
+        let wanted = if field == "rule" {
+            check::Scalar::Bool
+        } else {
+            check::Scalar::Text
+        };
+        match check::compile(text, schema, root, !source.optional_old_self, wanted) {
             Ok(program) => Some(program),
             Err(why) => {
                 let what = if field == "rule" {

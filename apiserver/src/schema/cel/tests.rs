@@ -239,3 +239,86 @@ fn what_is_wrong_with_a_rule_is_said_when_the_schema_is_compiled() {
         "{errors:?}"
     );
 }
+
+#[test]
+fn types_that_cannot_fit_are_told_when_the_schema_is_compiled() {
+    let compile = |rule: &str| {
+        let raw = json!({"type": "object", "properties": {"spec": {"type": "object",
+            "properties": {
+                "name": {"type": "string"}, "at": {"type": "string", "format": "date-time"},
+                "count": {"type": "integer"}, "share": {"type": "number"}, "flag": {"type": "boolean"},
+                "maybe": {"type": "integer", "nullable": true}, "either": {"x-kubernetes-int-or-string": true},
+                "list": {"type": "array", "items": {"type": "object", "properties": {"key": {"type": "string"}}}},
+                "data": {"type": "object", "additionalProperties": {"type": "integer"}},
+            },
+            "x-kubernetes-validations": [{ "rule": rule }]}}});
+        let schema = Schema::parse(&raw, &Path::Root).unwrap();
+        let mut errors = Vec::new();
+        Rules::compile(&schema, &Path::Root, &mut errors);
+        errors.first().map(ToString::to_string)
+    };
+    for (rule, wanted) in [
+        (
+            "self.count > 'x'",
+            "found no matching overload for '_>_' applied to '(a number, string)'",
+        ),
+        (
+            "self.name && self.flag",
+            "found no matching overload for '_&&_' applied to '(string, bool)'",
+        ),
+        ("!self.count", "found no matching overload for '!_'"),
+        (
+            "self.name + 1 == 'a1'",
+            "found no matching overload for '_+_'",
+        ),
+        (
+            "self.name - 'a' == 'b'",
+            "found no matching overload for '_-_'",
+        ),
+        ("self.count", "must evaluate to bool, not a number"),
+        (
+            "self.flag ? 'yes' : 'no'",
+            "must evaluate to bool, not string",
+        ),
+        (
+            "self.count ? true : false",
+            "found no matching overload for '_?_:_'",
+        ),
+        (
+            "self.name.first == 'a'",
+            "type 'string' does not support field selection ('first')",
+        ),
+        (
+            "self.list.all(each, each.nope == 'a')",
+            "undefined field 'nope'",
+        ),
+        ("self.list[0].nope == 'a'", "undefined field 'nope'"),
+        (
+            "self.list.exists(each, each.key > 1)",
+            "found no matching overload for '_>_'",
+        ),
+        ("oldSelf.nope == self.name", "undefined field 'nope'"),
+        (
+            "oldSelf.count == self.name",
+            "found no matching overload for '_==_'",
+        ),
+    ] {
+        let told = compile(rule).unwrap_or_default();
+        assert!(told.contains(wanted), "{rule}: {told}");
+    }
+    for rule in [
+        "self.count > 1.5 && self.share < self.count",
+        "self.at > timestamp('2026-01-01T00:00:00Z') && self.at - timestamp('2026-01-01T00:00:00Z') < duration('1h')",
+        "self.maybe == null || self.maybe > 1",
+        "self.either == 1 || self.either == 'all'",
+        "type(self.either) == int ? self.either > 0 : self.either.endsWith('%')",
+        "self.list.all(key, key.key != '') && self.list.exists_one(a, a.key == 'x')",
+        "self.list.map(a, a.key).exists(b, b.size() > 1)",
+        "self.data.all(key, self.data[key] > 0 && key.startsWith('a'))",
+        "has(self.name) ? self.name.size() + 1 > self.count : !has(self.list)",
+        "self.name in ['a', 'b'] || -self.count < 0",
+        "oldSelf.count <= self.count && string(self.count) + self.name != ''",
+    ] {
+        assert_eq!(compile(rule), None, "{rule}");
+    }
+}
