@@ -38,7 +38,9 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    match start(arguments).await {
+    // As a task: what the main thread ran itself would be woken across threads for everything it hears.
+    let ended = tokio::spawn(start(arguments)).await;
+    match ended.context("the controllers broke off").flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

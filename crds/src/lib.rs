@@ -3,6 +3,7 @@
 //! **Nothing here does I/O, reads a clock or knows a client.** Every other crate may use this one; it uses none of them.
 //!
 //! - [`job`] and [`job_status`]: what a user asks for, and what was observed of it.
+//! - [`lean`]: a job without what no component reads.
 //! - [`node`], [`queue`], [`profile`]: hosts, what others call projects, and named bundles of defaults.
 //! - [`phase`]: the one derive function and the one transition table of a job's life.
 //! - [`quantity`]: Kubernetes quantities as exact numbers.
@@ -10,6 +11,7 @@
 
 pub mod job;
 pub mod job_status;
+pub mod lean;
 pub mod manifest;
 pub mod node;
 pub mod phase;
@@ -19,6 +21,7 @@ pub mod queue;
 
 pub use job::{Job, JobSpec};
 pub use job_status::{JobStatus, Phase};
+pub use lean::LeanJob;
 pub use node::{Node, NodeSpec, NodeStatus};
 pub use profile::{Profile, ProfileSpec};
 pub use quantity::Quantity;

@@ -40,11 +40,15 @@ impl Role {
     }
 }
 
-/// The path of a binary of this workspace, built with the profile of the running test.
+/// The path of a binary of this workspace, built with the profile of the running test; or as it lies in the folder that
+/// `E2E_BINARIES` names, so that builds can be compared.
 pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER
         .get_or_init(|| {
+            if let Some(folder) = std::env::var_os("E2E_BINARIES") {
+                return folder.into();
+            }
             let own = std::env::current_exe().expect("a running program has a path");
             // target/<profile>/deps/<test> or target/<profile>/<program>
             let folder = own

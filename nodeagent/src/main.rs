@@ -53,11 +53,14 @@ fn main() -> anyhow::Result<()> {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(run(arguments))
+        .context("cannot start the async runtime")?;
+    // As a task: what this thread ran itself would be woken across threads for everything it hears.
+    runtime
+        .block_on(runtime.spawn(run(arguments)))
+        .context("the agent broke off")?
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crds::{Job, Node, Profile, Queue};
+use crds::{Job, LeanJob, Node, Profile, Queue};
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -80,11 +80,11 @@ pub(crate) fn start(client: &Client, seed: u64, events: &mpsc::Sender<Observatio
         |event| Observation::Node(Box::new(event)),
     ));
     tasks.spawn(follow(
-        Api::<Job>::all(client.clone()),
+        Api::<LeanJob>::all(client.clone()),
         Kind::Job,
         seed_of(Kind::Job),
         events.clone(),
-        |event| Observation::Job(Box::new(event)),
+        |event| Observation::Job(Box::new(of_job(event))),
     ));
     tasks
 }
@@ -133,6 +133,16 @@ async fn follow<K>(
                 tokio::time::sleep(pause).await;
             }
         }
+    }
+}
+
+fn of_job(event: Event<LeanJob>) -> Event<Job> {
+    match event {
+        Event::Apply(LeanJob(job)) => Event::Apply(job),
+        Event::Delete(LeanJob(job)) => Event::Delete(job),
+        Event::Init => Event::Init,
+        Event::InitApply(LeanJob(job)) => Event::InitApply(job),
+        Event::InitDone => Event::InitDone,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crds::{Job, Node, Queue};
+use crds::{Job, LeanJob, Node, Queue};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
-use kube::core::ObjectMeta;
-use kube::{Api, Client};
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -107,8 +107,8 @@ async fn send(client: Client, op: &Op) -> Result<Reply, Failure> {
             let Some(patch) = patch else {
                 return Ok(Reply::Done);
             };
-            let jobs = jobs(client, &base.metadata);
-            let job = jobs
+            let jobs: Api<LeanJob> = jobs(client, &base.metadata);
+            let LeanJob(job) = jobs
                 .patch_status(name(&base.metadata), &params(), &Patch::Merge(&patch))
                 .await?;
             Ok(Reply::Job(Box::new(job)))
@@ -141,7 +141,7 @@ async fn send(client: Client, op: &Op) -> Result<Reply, Failure> {
                 "resourceVersion": base.metadata.resource_version,
                 "finalizers": next,
             }});
-            let jobs = jobs(client, &base.metadata);
+            let jobs: Api<LeanJob> = jobs(client, &base.metadata);
             let patched = jobs
                 .patch(name(&base.metadata), &params(), &Patch::Merge(&patch))
                 .await;
@@ -151,7 +151,7 @@ async fn send(client: Client, op: &Op) -> Result<Reply, Failure> {
                 Ok(_) if base.metadata.deletion_timestamp.is_some() && next.is_empty() => {
                     Ok(Reply::Done)
                 }
-                Ok(job) => Ok(Reply::Job(Box::new(job))),
+                Ok(LeanJob(job)) => Ok(Reply::Job(Box::new(job))),
                 Err(error) => Err(error.into()),
             }
         }
@@ -160,8 +160,8 @@ async fn send(client: Client, op: &Op) -> Result<Reply, Failure> {
                 field_manager: Some(FIELD_MANAGER.to_owned()),
                 ..PostParams::default()
             };
-            let created = jobs(client, &job.metadata).create(&post, job).await?;
-            Ok(Reply::Job(Box::new(created)))
+            let jobs: Api<Job> = jobs(client, &job.metadata);
+            Ok(Reply::Job(Box::new(jobs.create(&post, job).await?)))
         }
         Op::DeleteJob { base } => {
             let delete = DeleteParams {
@@ -172,7 +172,7 @@ async fn send(client: Client, op: &Op) -> Result<Reply, Failure> {
                 }),
                 ..DeleteParams::default()
             };
-            let jobs = jobs(client, &base.metadata);
+            let jobs: Api<Job> = jobs(client, &base.metadata);
             let deleted = jobs.delete(name(&base.metadata), &delete).await?;
             // An object that is held by finalizers comes back with its deletionTimestamp.
             Ok(deleted.left().map_or(Reply::Done, |job| {
@@ -215,7 +215,10 @@ fn params() -> PatchParams {
     }
 }
 
-fn jobs(client: Client, meta: &ObjectMeta) -> Api<Job> {
+fn jobs<K>(client: Client, meta: &ObjectMeta) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
     Api::namespaced(client, meta.namespace.as_deref().unwrap_or_default())
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::Job;
+use crds::{Job, LeanJob};
 use crds::job_status::JobStatus;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
@@ -41,9 +41,9 @@ pub(super) async fn read(
     name: String,
     uid: String,
 ) -> Result<Option<Job>, CallError> {
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<LeanJob> = Api::namespaced(context.client.clone(), &namespace);
     let job = api.get_opt(&name).await.map_err(CallError::Failed)?;
-    Ok(job.filter(|job| job.metadata.uid.as_deref() == Some(uid.as_str())))
+    Ok(job.map(|LeanJob(job)| job).filter(|job| job.metadata.uid.as_deref() == Some(uid.as_str())))
 }
 
 /// Writes a status on the version that was seen.
@@ -52,7 +52,7 @@ pub(super) async fn write(
     job: Arc<Job>,
     next: JobStatus,
 ) -> Result<Job, CallError> {
-    let api: Api<Job> =
+    let api: Api<LeanJob> =
         Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let old = job.status.clone().unwrap_or_default();
     let encode = |status: &JobStatus| {
@@ -72,7 +72,7 @@ pub(super) async fn write(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let written = api
+    let LeanJob(written) = api
         .patch_status(
             &job.name_any(),
             &params,

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::Job;
+use crds::{Job, LeanJob};
 use crds::job_status::Usage;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -175,7 +175,7 @@ impl Shell {
 
     /// Runs until the shutdown, and until the jobs are stopped where that is asked for.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let api: Api<Job> = Api::all(self.context.client.clone());
+        let api: Api<LeanJob> = Api::all(self.context.client.clone());
         let node = &self.context.options.node_name;
         let config = watcher::Config::default().fields(&selector(node));
         let mut watch = watcher(api, config).boxed();

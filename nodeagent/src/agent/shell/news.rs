@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::Job;
+use crds::{Job, LeanJob};
 use crds::job_status::{Usage, VramVerdict};
 use kube::ResourceExt;
 use kube::runtime::watcher;
@@ -13,10 +13,10 @@ use super::{JobSlot, Known, Shell, version};
 use crate::attempt::{AttemptId, Charge, Ended};
 
 impl Shell {
-    pub(super) fn on_watch(&mut self, event: watcher::Event<Job>) {
+    pub(super) fn on_watch(&mut self, event: watcher::Event<LeanJob>) {
         match event {
             watcher::Event::Init => self.listing = Some(BTreeSet::new()),
-            watcher::Event::InitApply(job) => {
+            watcher::Event::InitApply(LeanJob(job)) => {
                 if let Some(listing) = &mut self.listing {
                     listing.extend(job.uid());
                 }
@@ -34,8 +34,8 @@ impl Shell {
                     self.doubt(&uid);
                 }
             }
-            watcher::Event::Apply(job) => self.on_job(job, false),
-            watcher::Event::Delete(job) => {
+            watcher::Event::Apply(LeanJob(job)) => self.on_job(job, false),
+            watcher::Event::Delete(LeanJob(job)) => {
                 // Only a hint: it is read again by name, unless an answer that is under way tells.
                 if let Some(uid) = job.uid()
                     && let Some(slot) = self.jobs.get_mut(&uid)
