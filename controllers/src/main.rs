@@ -30,23 +30,38 @@ struct Arguments {
     scheduling: Option<PathBuf>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Threads beside the first, at most. One task decides, and what others do for it is decoding and encoding.
+const MOST_THREADS: usize = 4;
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    // As a task: what the main thread ran itself would be woken across threads for everything it hears.
-    let ended = tokio::spawn(start(arguments)).await;
-    match ended.context("the controllers broke off").flatten() {
+    match run_on_threads(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_on_threads(arguments: Arguments) -> anyhow::Result<()> {
+    // Half of the processors: on a small host the server and the agent want the others, and every thread more is one more
+    // to wake.
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() / 2);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.clamp(1, MOST_THREADS))
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?;
+    // As a task: what this thread ran itself would be woken across threads for everything it hears.
+    runtime
+        .block_on(runtime.spawn(start(arguments)))
+        .context("the controllers broke off")?
 }
 
 async fn start(arguments: Arguments) -> anyhow::Result<()> {

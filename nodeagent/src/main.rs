@@ -53,14 +53,13 @@ fn main() -> anyhow::Result<()> {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread: what an agent does between two waits is short, and waking another thread for it costs more than doing
+    // it. Files are synced, and GPUs read, on threads beside it.
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?;
-    // As a task: what this thread ran itself would be woken across threads for everything it hears.
-    runtime
-        .block_on(runtime.spawn(run(arguments)))
-        .context("the agent broke off")?
+        .context("cannot start the async runtime")?
+        .block_on(run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
