@@ -42,6 +42,10 @@ const SWEEP_PERIOD: Duration = Duration::from_hours(1);
 /// How often the trash is emptied, and how many forgotten attempts do not wait for that.
 const TRASH_PERIOD: Duration = Duration::from_secs(15);
 const MOST_TRASH: usize = 4096;
+/// How long forgotten attempts wait for more of them, and how many do not: ends are never kept waiting for tidying up, and
+/// a thread is not woken for each.
+const FORGET_PERIOD: Duration = Duration::from_millis(50);
+const FORGET_AT_ONCE: usize = 32;
 /// Pause before what a dead shim left behind is looked at again, and before what lives shims say of it.
 const LINGER_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a spawner that died is started again.
@@ -152,6 +156,7 @@ impl ShimRunner {
             undying: BTreeMap::new(),
             waiting: Vec::new(),
             forgotten: BTreeSet::new(),
+            forgets_due: false,
             trashed: 1,
             emptying: JoinSet::new(),
             group: JoinSet::new(),
@@ -299,6 +304,8 @@ struct Driver {
     undying: BTreeMap<AttemptId, Option<Instant>>,
     waiting: Vec<(AttemptId, Ending)>,
     forgotten: BTreeSet<AttemptId>,
+    /// They have waited long enough.
+    forgets_due: bool,
     /// Attempts in the trash since it was emptied last.
     trashed: usize,
     /// Empties the trash, one at a time.
@@ -350,6 +357,8 @@ impl Driver {
         let mut news = listen(receiver);
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
         let mut trash = tokio::time::interval(TRASH_PERIOD);
+        let mut forget = tokio::time::interval(FORGET_PERIOD);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut notes = tokio::time::interval(LINGER_PAUSE);
         notes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -383,6 +392,9 @@ impl Driver {
                 },
                 Some(_) = self.emptying.join_next(), if !self.emptying.is_empty() => {}
                 _ = notes.tick() => self.read_notes().await,
+                _ = forget.tick(), if !self.forgotten.is_empty() && !self.forgets_due => {
+                    self.forgets_due = true;
+                }
                 _ = trash.tick() => self.empty_trash(),
                 _ = sweep.tick() => {
                     let ledger = Arc::clone(&self.ledger);
@@ -499,7 +511,8 @@ impl Driver {
 
     /// Starts work on what waits, as one group with one sync, unless a group is under way.
     fn start_group(&mut self) {
-        if self.waiting.is_empty() && self.forgotten.is_empty() {
+        let tidies = self.forgets_due || self.forgotten.len() >= FORGET_AT_ONCE;
+        if self.waiting.is_empty() && !tidies {
             return;
         }
         let Some(mut journal) = self.journal.take() else {
@@ -507,7 +520,12 @@ impl Driver {
         };
         let count = self.waiting.len().min(MOST_GROUP);
         let waiting: Vec<_> = self.waiting.drain(..count).collect();
-        let forgotten = std::mem::take(&mut self.forgotten);
+        let forgotten = if tidies {
+            self.forgets_due = false;
+            std::mem::take(&mut self.forgotten)
+        } else {
+            BTreeSet::new()
+        };
         if self.trashed > MOST_TRASH {
             self.empty_trash();
         }

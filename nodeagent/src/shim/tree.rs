@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -29,7 +30,12 @@ pub(crate) struct Stat {
 
 /// Reads the stat of one process; none when it is gone.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    // A line is at most some 400 bytes and is told whole at once; reading without knowing that takes seven calls more.
+    let mut line = [0; 1024];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))
+        .and_then(|mut file| file.read(&mut line))
+        .ok()?;
+    parse_stat(&line[..length])
 }
 
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
