@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crds::{Job, LeanJob};
 use crds::job_status::JobStatus;
+use crds::{Job, LeanJob};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -43,7 +43,9 @@ pub(super) async fn read(
 ) -> Result<Option<Job>, CallError> {
     let api: Api<LeanJob> = Api::namespaced(context.client.clone(), &namespace);
     let job = api.get_opt(&name).await.map_err(CallError::Failed)?;
-    Ok(job.map(|LeanJob(job)| job).filter(|job| job.metadata.uid.as_deref() == Some(uid.as_str())))
+    Ok(job
+        .map(|LeanJob(job)| job)
+        .filter(|job| job.metadata.uid.as_deref() == Some(uid.as_str())))
 }
 
 /// Writes a status on the version that was seen.

@@ -65,7 +65,7 @@ async fn what_ignores_the_end_of_its_command_is_named_with_that_end_and_killed_l
     let host = Host::new();
     let mut agent = host.agent().await;
     let id = agent
-        .sh("(trap '' TERM; while :; do sleep 0.2; done) & echo $!; exit 3")
+        .sh("trap '' TERM; (while :; do sleep 0.2; done) & echo $!; exit 3")
         .await;
     let end = agent.end_of(&id).await;
     let pid: i32 = agent.output(&id).await.trim().parse().expect("a pid");

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::{Job, LeanJob};
 use crds::job_status::Usage;
+use crds::{Job, LeanJob};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kube::Api;

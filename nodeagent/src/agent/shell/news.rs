@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::{Job, LeanJob};
 use crds::job_status::{Usage, VramVerdict};
+use crds::{Job, LeanJob};
 use kube::ResourceExt;
 use kube::runtime::watcher;
 use tokio::time::Instant;
