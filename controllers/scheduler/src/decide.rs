@@ -79,6 +79,7 @@ pub enum Decision {
 
 /// Most times that a call tries to place jobs anew because something was given up that was kept from them.
 const MOST_ROUNDS: usize = 8;
+
 /// The list that a class to try came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
