@@ -293,6 +293,7 @@ impl Cluster {
             cpu: placement.cpu,
             memory: placement.memory,
             priority: job.priority,
+            enqueued_micros: Some(job.enqueued_micros),
             terms: job.terms,
             estimate: job.estimate,
             bound_at: now,

@@ -51,6 +51,29 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Does a waiting job stay before one that runs, if that one is displaced and waits again? Who displaces a job that came
+    /// before it again by its age would lose the slots to it at once, and the two took turns for ever. So with aging it
+    /// takes a lead of a whole band, since bands rise at different moments; both age alike, so that this does not change
+    /// with time. Without an enqueue time the other does not age.
+    pub(crate) fn stays_before(
+        &self,
+        job: &Job,
+        priority: i32,
+        enqueued_micros: Option<i64>,
+    ) -> bool {
+        let aging = self.aging.filter(|span| span.0 > 0);
+        let (Some(span), Some(enqueued)) = (aging, enqueued_micros) else {
+            return priority < job.priority;
+        };
+        let span = i128::from(span.0);
+        let most = span * i128::from(self.aging_cap.max(0));
+        let older = (i128::from(job.enqueued_micros) - i128::from(enqueued)) / 1000;
+        let lead = (i128::from(job.priority) - i128::from(priority)) * span;
+        priority < job.priority && lead - older.clamp(-most, most) >= span
+    }
+}
+
 impl Cluster {
     /// The key of a job of a class.
     pub(crate) fn key_of(&self, class: &Class, place: &Place, now: Millis) -> Key {

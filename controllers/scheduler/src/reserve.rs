@@ -309,7 +309,9 @@ impl Cluster {
         }
         self.settings.preemption
             && terms.preemptible
-            && job.priority < holder.priority
+            && self
+                .settings
+                .stays_before(holder, job.priority, Some(job.enqueued_micros))
             && !holder.ancestors.contains(&job.uid)
             && match until {
                 Some(until) => {
@@ -387,7 +389,9 @@ impl Cluster {
     pub(crate) fn may_take_back(&self, holder: &Job, bound: &BoundJob) -> Option<Millis> {
         let may = self.settings.preemption
             && bound.terms.preemptible
-            && bound.priority < holder.priority
+            && self
+                .settings
+                .stays_before(holder, bound.priority, bound.enqueued_micros)
             && bound.stopping.is_none()
             && !holder.ancestors.contains(&bound.uid);
         let start = bound
@@ -434,6 +438,7 @@ impl Cluster {
             cpu: placement.cpu,
             memory: placement.memory,
             priority: job.priority,
+            enqueued_micros: Some(job.enqueued_micros),
             terms,
             started: from.map(|from| from.plus(self.settings.start_allowance)),
             ..BoundJob::default()

@@ -591,6 +591,7 @@ fn bound(job: &Job, placement: &Placement) -> BoundJob {
         cpu: placement.cpu,
         memory: placement.memory,
         priority: job.priority,
+        enqueued_micros: Some(job.enqueued_micros),
         terms: job.terms,
         ..BoundJob::default()
     }

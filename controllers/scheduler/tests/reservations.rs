@@ -352,6 +352,7 @@ fn started(job: &Job, placement: &Placement, now: Millis) -> BoundJob {
         cpu: placement.cpu,
         memory: placement.memory,
         priority: job.priority,
+        enqueued_micros: Some(job.enqueued_micros),
         terms: job.terms,
         estimate: job.estimate,
         bound_at: now,

@@ -17,7 +17,7 @@
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
 //!       slices=any|1g.10gb link=numa|switch|nvlink dirs=/data/x spread prefer=50:zone=x,-20:offers=old,10:dir=/data
 //!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER gang=g:3
-//! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 checkpoint=5m stopping=90
+//! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 queued=0 checkpoint=5m stopping=90
 //!             release j        undo j        confirm j        remove j        at 90
 //! decide [limit]        why j        examine j        scores j        plan j [node]
 //! ```
@@ -312,6 +312,7 @@ impl World {
                 "runs" => job.estimate = Some(estimate(value)),
                 "gang" => job.gang = Some(gang(value).id),
                 "started" => job.started = Some(time(value)),
+                "queued" => job.enqueued_micros = Some(time(value).0 * 1000),
                 "checkpoint" => job.checkpointed = Some(time(value)),
                 "stopping" => job.stopping = Some(time(value)),
                 _ => panic!("unknown word of a bound job: {word}"),
@@ -332,6 +333,7 @@ impl World {
                     let bound = BoundJob {
                         queue: job.queue.clone(),
                         priority: job.priority,
+                        enqueued_micros: Some(job.enqueued_micros),
                         terms: job.terms,
                         estimate: job.estimate,
                         bound_at: self.now,

@@ -202,6 +202,10 @@ pub(super) fn bound_job(
         cpu: MilliCpu(binding.cpu_millis),
         memory: Bytes(binding.memory_bytes),
         priority: effective.map_or(0, |effective| effective.priority.value),
+        enqueued_micros: status
+            .enqueue_time
+            .as_ref()
+            .map(|time| time.0.as_microsecond()),
         terms: effective.map(terms).unwrap_or_default(),
         estimate,
         bound_at: binding

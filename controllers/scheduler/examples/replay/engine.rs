@@ -22,6 +22,10 @@ use crate::trace::TraceJob;
 /// Looks without an effect while nothing else can happen, after which those that wait are taken to wait for ever.
 const MOST_IDLE_LOOKS: u32 = 64;
 
+/// Times at which something may happen, for each job, after which a replay is ended: then jobs displace each other
+/// without end, or the cluster wants to be looked at for ever.
+const MOST_STEPS: u64 = 200;
+
 /// What happens to a job; earlier ones first at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -102,7 +106,8 @@ impl<'a> Engine<'a> {
     fn run(&mut self) {
         let mut look = None;
         let mut idle_looks = 0;
-        loop {
+        let steps = 10_000 + MOST_STEPS * self.jobs.len() as u64;
+        for _ in 0..steps {
             let next = self.events.peek().map(|Reverse((time, ..))| *time);
             let look_first = look.filter(|look| next.is_none_or(|next| *look < next));
             let Some(time) = look_first.or(next) else {
@@ -270,6 +275,7 @@ impl<'a> Engine<'a> {
             cpu: placement.cpu,
             memory: placement.memory,
             priority,
+            enqueued_micros: Some(job.submit.0.saturating_mul(1000)),
             terms,
             bound_at: self.now,
             started: Some(self.now),
@@ -384,7 +390,16 @@ impl<'a> Engine<'a> {
             self.no_longer_waits(at);
             self.records[at].ended = Some((self.now, Ended::StillWaiting(why)));
         }
-        debug_assert!(self.running.is_empty(), "what runs has an end");
+        let running: Vec<usize> = self.running.keys().copied().collect();
+        for at in running {
+            self.leaves(at);
+            self.records[at].ended = Some((self.now, Ended::Unfinished));
+        }
+        for at in 0..self.records.len() {
+            // What never arrived, because the replay was ended before.
+            let record = &mut self.records[at];
+            record.ended.get_or_insert((self.now, Ended::Unfinished));
+        }
         Outcome {
             policy: self.policy.clone(),
             records: self.records,

@@ -177,7 +177,7 @@ fn job(wanted: &Wanted, numbers: &mut Numbers) -> TraceJob {
     let shared = !wide && numbers.percent(wanted.shared * 100 / (100 - wanted.wide).max(1));
     let cpu_only = !wide && !shared && numbers.percent(10);
     let gpus = if wide {
-        numbers.of(&[2, 2, 2, 2, 4, 4, 4, 8, 8])
+        numbers.of(&[2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 8])
     } else {
         u32::from(!cpu_only)
     };

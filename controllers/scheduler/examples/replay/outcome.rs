@@ -22,6 +22,8 @@ pub(crate) enum Ended {
     AtLimit,
     Impossible(String),
     StillWaiting(String),
+    /// The replay was ended while it ran, see [`crate::engine`].
+    Unfinished,
 }
 
 /// What became of one job.

@@ -112,6 +112,10 @@ fn tables(outcome: &Outcome, jobs: &[TraceJob]) -> Vec<Table> {
                     "never started",
                     counts(|ended| matches!(ended, Ended::StillWaiting(_))),
                 ),
+                row(
+                    "cut off, for too many displacements",
+                    counts(|ended| *ended == Ended::Unfinished),
+                ),
                 row("starved", Figure::Count(real(starved as u64))),
             ],
         },

@@ -69,6 +69,7 @@ fn every_job_ends_or_is_said_to_wait_and_does_all_its_work_once() {
                     let limit = job.limit.or(policy.limit).unwrap();
                     assert!(record.ran.0 >= limit.0 && limit < job.run);
                 }
+                Ended::Unfinished => panic!("{job:?} {record:?}"),
                 Ended::Impossible(why) | Ended::StillWaiting(why) => {
                     panic!("{job:?}: {why}");
                 }

@@ -291,6 +291,8 @@ pub struct BoundJob {
     pub memory: Bytes,
     /// Declared priority, as in [`Job::priority`].
     pub priority: i32,
+    /// When it was queued first, as in [`Job::enqueued_micros`]; `None` when that is not known, and it does not age.
+    pub enqueued_micros: Option<i64>,
     /// What it allows others, and how long it may run.
     pub terms: Terms,
     /// How long it will probably run.

@@ -2,7 +2,7 @@
 //!
 //! **Guarantees.** A plan really makes room: the job fits the node's state without the victims, by the same check that
 //! places jobs. No victim is there in vain: without any one of them it would not fit. A victim's declared priority is
-//! strictly lower and it is preemptible, or its queue holds more than its quota and the job's queue does not; it never is
+//! strictly lower, it is preemptible and it would wait behind the job, its age included; or its queue holds more than its quota and the job's queue does not; it never is
 //! something that the job depends on, a binding that is not confirmed, a job that is being stopped already, or one that has
 //! not run as long as its queue promises. A job that its queue keeps gets no plan. Displacing one member of a gang stops all of
 //! it, so it costs what all of them lose.

@@ -84,7 +84,9 @@ impl<'a> Rights<'a> {
         {
             return None;
         }
-        let right = if bound.terms.preemptible && bound.priority < self.job.priority {
+        let settings = &self.cluster.settings;
+        let lower = settings.stays_before(self.job, bound.priority, bound.enqueued_micros);
+        let right = if bound.terms.preemptible && lower {
             Right::Priority
         } else if self.reclaims && bound.queue != self.job.queue && self.borrows(&bound.queue) {
             Right::Borrowed
