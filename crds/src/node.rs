@@ -65,6 +65,10 @@ pub struct NodeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 4096), regex(pattern = r"^/")), extend("x-kubernetes-list-type" = "set"))]
     pub directories: Vec<String>,
+    /// An operator's word that this machine is gone for good: the `renewTime` of its Lease, after which it was not seen. What it
+    /// ran is given up, unless it is seen again. `gctl node forget` writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_after: Option<MicroTime>,
     /// Most jobs at once. Default: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100_000))]

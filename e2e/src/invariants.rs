@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::phase::{derive, may_move};
 use crds::{Job, JobStatus, Phase};
+use nodeagent::attempt::AttemptId;
 
 /// Bytes of a simulated GPU that jobs of one card may be charged together; the cards of the simulations have 24 GiB.
 const CARD_BYTES: u64 = 24 << 30;
@@ -123,6 +124,19 @@ impl Invariants {
         }
         faults
     }
+}
+
+/// Jobs of which two attempts run at once: one that is frozen does not run.
+pub fn running_twice(running: &[(String, AttemptId)]) -> Vec<String> {
+    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (machine, id) in running {
+        let place = format!("attempt {} on {machine}", id.attempt);
+        places.entry(&id.uid).or_default().push(place);
+    }
+    let twice = places.into_iter().filter(|(_, places)| places.len() > 1);
+    twice
+        .map(|(uid, places)| format!("{uid} runs at once: {}", places.join(", ")))
+        .collect()
 }
 
 fn describe(name: &str, status: &JobStatus) -> String {

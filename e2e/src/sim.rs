@@ -19,15 +19,20 @@ use crds::{Job, Phase};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
+use nodeagent::attempt::AttemptId;
 use nodeagent::gpu::GpuSource;
 use nodeagent::sim::SimRunner;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::invariants::Invariants;
+use crate::invariants::{Invariants, running_twice};
 use crate::transport::{Faults, Transport};
 
 const TOKEN: &str = "simulation";
+
+/// Pauses between two looks at all jobs.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_LOOK_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a simulated cluster is made of.
 #[derive(Clone, Debug)]
@@ -79,6 +84,8 @@ struct Machine {
     name: String,
     runner: Arc<SimRunner>,
     boots: u32,
+    /// The machine's own way to the server.
+    transport: Transport,
     agent: Option<JoinHandle<()>>,
 }
 
@@ -122,8 +129,7 @@ impl Sim {
         let client =
             Transport::new(server.router(), TOKEN, settings.seed, Faults::default())?.client();
         let record = Arc::<Mutex<Record>>::default();
-        let witness = tokio::spawn(witness(client.clone(), Arc::clone(&record), started));
-        let machines = (0..settings.nodes)
+        let machines: Vec<Machine> = (0..settings.nodes)
             .map(|index| Machine {
                 name: format!("node-{index}"),
                 runner: Arc::new(SimRunner::new(
@@ -131,9 +137,18 @@ impl Sim {
                     settings.seed + index as u64,
                 )),
                 boots: 0,
+                transport: transport.another(),
                 agent: None,
             })
             .collect();
+        let runners = machines.iter();
+        let runners = runners.map(|machine| (machine.name.clone(), Arc::clone(&machine.runner)));
+        let witness = tokio::spawn(witness(
+            client.clone(),
+            Arc::clone(&record),
+            started,
+            runners.collect(),
+        ));
         let mut sim = Sim {
             settings,
             started,
@@ -223,12 +238,27 @@ impl Sim {
         options.memory_bytes = Some(64 << 30);
         options.boot_id = Some(format!("{}-boot-{}", machine.name, machine.boots));
         options.default_user = Some("root".to_owned());
-        let client = self.transport.client();
+        let client = machine.transport.client();
         machine.agent = Some(tokio::spawn(async move {
             let ended = nodeagent::run(client, options, CancellationToken::new()).await;
             ended.expect("a simulated agent does not end by itself");
         }));
         Ok(())
+    }
+
+    /// Cuts a machine off: its agent reaches nobody, and what runs on it goes on.
+    pub fn cut(&self, index: usize) {
+        self.machines[index].transport.set_cut(true);
+    }
+
+    /// Ends that.
+    pub fn mend(&self, index: usize) {
+        self.machines[index].transport.set_cut(false);
+    }
+
+    /// Attempts that run on a machine now: one that is frozen does not.
+    pub fn running(&self, index: usize) -> Vec<AttemptId> {
+        self.machines[index].runner.running()
     }
 
     /// From now on nothing goes wrong between the server and its clients.
@@ -261,8 +291,10 @@ impl Sim {
         limit: Duration,
         wanted: impl Fn(&BTreeMap<String, Job>) -> bool,
     ) -> Result<BTreeMap<String, Job>> {
-        let until = self.started.elapsed() + limit;
+        let begun = self.started.elapsed();
+        let until = begun + limit;
         loop {
+            self.note_running_twice();
             let jobs = self.list().await?;
             if wanted(&jobs) {
                 return Ok(jobs);
@@ -277,8 +309,29 @@ impl Sim {
                     .join("\n"),
                 self.trace().join("\n")
             );
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            // What takes long is looked at less often.
+            let waited = self.started.elapsed().saturating_sub(begun);
+            tokio::time::sleep((waited / 20).clamp(LOOK_PAUSE, LONGEST_LOOK_PAUSE)).await;
         }
+    }
+
+    /// Lets virtual time pass, with an eye on what runs.
+    pub async fn pass(&self, time: Duration) {
+        let until = self.started.elapsed() + time;
+        while self.started.elapsed() < until {
+            let left = until.saturating_sub(self.started.elapsed());
+            tokio::time::sleep(left.min(Duration::from_secs(1))).await;
+            self.note_running_twice();
+        }
+    }
+
+    fn note_running_twice(&self) {
+        let machines = self.machines.iter();
+        let runners: Vec<_> = machines
+            .map(|machine| (machine.name.clone(), Arc::clone(&machine.runner)))
+            .collect();
+        let faults = running_twice(&all_running(&runners));
+        locked(&self.record).faults.extend(faults);
     }
 
     /// All jobs by name.
@@ -351,8 +404,22 @@ pub fn phase(job: &Job) -> Phase {
         .unwrap_or_default()
 }
 
-/// Sees every change of every job, once and in order.
-async fn witness(client: kube::Client, record: Arc<Mutex<Record>>, started: tokio::time::Instant) {
+/// What runs on all machines now.
+fn all_running(runners: &[(String, Arc<SimRunner>)]) -> Vec<(String, AttemptId)> {
+    let all = runners.iter().flat_map(|(name, runner)| {
+        let running = runner.running().into_iter();
+        running.map(move |id| (name.clone(), id))
+    });
+    all.collect()
+}
+
+/// Sees every change of every job, once and in order, and what runs at that time.
+async fn witness(
+    client: kube::Client,
+    record: Arc<Mutex<Record>>,
+    started: tokio::time::Instant,
+    runners: Vec<(String, Arc<SimRunner>)>,
+) {
     let api: Api<Job> = Api::all(client);
     let mut version = "0".to_owned();
     loop {
@@ -362,8 +429,10 @@ async fn witness(client: kube::Client, record: Arc<Mutex<Record>>, started: toki
         };
         let mut events = std::pin::pin!(events);
         while let Ok(Some(event)) = events.try_next().await {
+            let twice = running_twice(&all_running(&runners));
             let mut record = locked(&record);
             let now = started.elapsed();
+            record.faults.extend(twice);
             match event {
                 WatchEvent::Added(job) | WatchEvent::Modified(job) => {
                     version = job.metadata.resource_version.clone().unwrap_or(version);

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct Transport {
     router: axum::Router,
     token: HeaderValue,
     faults: Arc<Mutex<Source>>,
+    /// Nothing comes through.
+    cut: Arc<AtomicBool>,
 }
 
 struct Source {
@@ -70,7 +73,22 @@ impl Transport {
                 random: StdRng::seed_from_u64(seed),
                 faults,
             })),
+            cut: Arc::default(),
         })
+    }
+
+    /// Another way to the same server, with the same faults, that can be cut by itself.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self {
+            cut: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Cuts this way, or mends it.
+    pub fn set_cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
     }
 
     /// From now on nothing goes wrong.
@@ -122,6 +140,7 @@ impl Service<Request<kube::client::Body>> for Transport {
             .query()
             .is_some_and(|query| query.contains("watch="));
         let fate = self.fate(is_watch);
+        let cut = Arc::clone(&self.cut);
         let router = self.router.clone();
         let mut request = request.map(axum::body::Body::new);
         request
@@ -133,18 +152,25 @@ impl Service<Request<kube::client::Body>> for Transport {
                 Fate::Late(pause) => tokio::time::sleep(pause).await,
                 _ => {}
             }
+            if cut.load(Ordering::SeqCst) {
+                return Err(NetworkError("the network is cut"));
+            }
             let response = match router.oneshot(request).await {
                 Ok(response) => response,
                 Err(impossible) => match impossible as Infallible {},
             };
-            if fate == Fate::LostResponse {
+            if fate == Fate::LostResponse || cut.load(Ordering::SeqCst) {
                 return Err(NetworkError("the answer was lost"));
             }
             let frames_left = match fate {
                 Fate::Broken(frames) => Some(frames),
                 _ => None,
             };
-            Ok(response.map(|body| Breakable { body, frames_left }))
+            Ok(response.map(|body| Breakable {
+                body,
+                frames_left,
+                cut,
+            }))
         })
     }
 }
@@ -154,6 +180,7 @@ impl Service<Request<kube::client::Body>> for Transport {
 pub struct Breakable {
     body: axum::body::Body,
     frames_left: Option<u32>,
+    cut: Arc<AtomicBool>,
 }
 
 impl Body for Breakable {
@@ -168,6 +195,9 @@ impl Body for Breakable {
             return Poll::Ready(Some(Err(Box::new(NetworkError("the stream broke")))));
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        if self.cut.load(Ordering::SeqCst) {
+            return Poll::Ready(Some(Err(Box::new(NetworkError("the network is cut")))));
+        }
         self.frames_left = self.frames_left.map(|left| left.saturating_sub(1));
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

@@ -77,6 +77,7 @@ fn request(index: u32) -> StartRequest {
         run_as: None,
         grace_secs: 30,
         deadline_secs: None,
+        fence: None,
         charge: Charge::default(),
         boot_id: "boot".to_owned(),
     }

@@ -82,6 +82,15 @@ pub struct Charge {
     pub memory_bytes: u64,
 }
 
+/// What becomes of an attempt whose node has no contact with the control plane (rules.md section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Seconds without contact after which it is fenced, from the sending of the last acknowledged renewal.
+    pub secs: u32,
+    /// Killed instead of frozen.
+    pub kill: bool,
+}
+
 /// Everything a shim needs to run an attempt. It is never written to disk: `env` may hold secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartRequest {
@@ -103,6 +112,9 @@ pub struct StartRequest {
     pub grace_secs: u32,
     /// Wall-clock limit in seconds, enforced by the shim.
     pub deadline_secs: Option<u64>,
+    /// Set when the attempt is not to go on without contact.
+    #[serde(default)]
+    pub fence: Option<Fence>,
     /// What the attempt holds of the node.
     pub charge: Charge,
     /// Boot id of the node.
@@ -128,6 +140,8 @@ pub enum SignalCause {
     Stop,
     /// The attempt's wall-clock limit was reached.
     Deadline,
+    /// There was no contact with the control plane for too long.
+    Fence,
 }
 
 /// How an attempt ended; every field is what was seen, absent is unknown.
@@ -170,6 +184,8 @@ pub struct Held {
     pub grace_secs: u32,
     /// What it holds while it runs.
     pub charge: Charge,
+    /// It is frozen for want of contact.
+    pub fenced: bool,
     /// How it ended; absent while it runs. With `lingering` set, something of it is still there.
     pub ended: Option<Ended>,
 }

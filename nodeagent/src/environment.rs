@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::Job;
-use crds::job::EnvVar;
+use crds::job::{EnvVar, FenceAction, OnNodeLost};
 use crds::job_status::Binding;
 use kube::ResourceExt;
 
-use crate::attempt::{AttemptId, Charge, Program, StartRequest};
+use crate::attempt::{AttemptId, Charge, Fence, Program, StartRequest};
 use crate::shim::command::DEFAULT_PATH;
 use crate::users::User;
 
@@ -117,6 +117,7 @@ pub(crate) fn start_request(
             .and_then(|effective| effective.active_deadline_seconds.as_ref())
             .map(|limit| limit.value)
             .or(job.spec.active_deadline_seconds),
+        fence: fence(job),
         charge: charge(&binding),
         boot_id: node.boot_id.to_owned(),
     })
@@ -131,6 +132,15 @@ pub(crate) fn grace_secs(job: &Job) -> u32 {
         .map(|effective| effective.termination_grace_period_seconds.value)
         .or(job.spec.termination_grace_period_seconds)
         .unwrap_or(DEFAULT_GRACE_SECS)
+}
+
+/// How the attempt is fenced, if it is one to run elsewhere when this node is lost.
+fn fence(job: &Job) -> Option<Fence> {
+    let effective = job.status.as_ref()?.effective.as_ref()?;
+    (effective.on_node_lost.value == OnNodeLost::Requeue).then(|| Fence {
+        secs: effective.fence_seconds.value,
+        kill: effective.fence_action.value == FenceAction::Kill,
+    })
 }
 
 fn base(user: &User) -> Vec<(String, String)> {

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Context, Options, operations};
@@ -210,7 +210,15 @@ impl Keeper {
         }
     }
 
+    /// Renews the Lease, and tells the runner when that was sent once it is acknowledged.
     async fn renew(&self) -> Result<(), kube::Error> {
+        let sent = (Instant::now(), self.context.options.runner.boot_micros());
+        self.send_renewal().await?;
+        self.context.acknowledged(sent.0, sent.1);
+        Ok(())
+    }
+
+    async fn send_renewal(&self) -> Result<(), kube::Error> {
         let name = &self.context.options.node_name;
         let api: Api<Lease> = Api::namespaced(self.context.client.clone(), NODE_LEASE_NAMESPACE);
         let now = MicroTime(self.context.now());

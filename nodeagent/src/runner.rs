@@ -4,7 +4,9 @@
 //!
 //! - An attempt that was started once is never started again, whoever asks, also after a restart of the agent.
 //! - An end is told after it is durable, and told again to the next agent until the attempt is forgotten.
-//! - A stop may be asked for at any time and repeatedly; the time of KILL only comes nearer.
+//! - A stop may be asked for at any time and repeatedly; the time of KILL only comes nearer. What is frozen is killed at
+//!   once, without being thawed.
+//! - An attempt with a fence does not run longer than that after the last acknowledged renewal was sent.
 
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ pub const PROOF_WAIT: Duration = Duration::from_secs(3);
 pub struct Attached {
     /// Every attempt this host knows, running or ended, that was not forgotten.
     pub held: Vec<Held>,
+    /// Attempts that were frozen for want of contact, from now on.
+    pub fences: mpsc::Receiver<AttemptId>,
     /// Ends from now on: once for an attempt that leaves nothing behind, else first with what lingers and then without.
     pub ends: mpsc::Receiver<(AttemptId, Ended)>,
 }
@@ -62,6 +66,13 @@ pub trait Runner: Send + Sync + 'static {
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>>;
     /// Asks for TERM now and KILL at a time.
     fn stop(&self, id: AttemptId, kill_at: Timestamp) -> BoxFuture<'_, Result<(), RunnerError>>;
+    /// Lets a frozen attempt go on: it is still the current one, and contact is back.
+    fn thaw(&self, id: AttemptId) -> BoxFuture<'_, Result<(), RunnerError>>;
+    /// Now, on the clock of [`Runner::acknowledged`]: microseconds since boot, suspension included.
+    fn boot_micros(&self) -> u64;
+    /// The control plane acknowledged a renewal that was sent then. Attempts are fenced by the latest of these, also when
+    /// the agent is gone.
+    fn acknowledged(&self, sent_boot_micros: u64);
     /// Length of an attempt's output so far in bytes; 0 when there is none.
     fn output_len(&self, id: &AttemptId) -> u64;
     /// Reads output from an offset, at most `limit` bytes.

@@ -76,6 +76,7 @@ impl Drop for Link {
 enum Command {
     Start(Box<ShimRequest>),
     Forget(Vec<AttemptId>),
+    Thawed(AttemptId),
 }
 
 impl ShimRunner {
@@ -141,6 +142,7 @@ impl ShimRunner {
         };
         let ledger = Arc::new(ledger);
         let (end_sender, ends) = mpsc::channel(END_QUEUE);
+        let (fence_sender, fences) = mpsc::channel(END_QUEUE);
         let (commands, command_receiver) = mpsc::channel(COMMAND_QUEUE);
         let mut driver = Driver {
             ledger: Arc::clone(&ledger),
@@ -152,7 +154,9 @@ impl ShimRunner {
             forked: BTreeMap::new(),
             spares: Spares::default(),
             watched: JoinSet::new(),
+            fences: fence_sender,
             noted: noted.into_iter().collect(),
+            fenced: BTreeSet::new(),
             undying: BTreeMap::new(),
             waiting: Vec::new(),
             forgotten: BTreeSet::new(),
@@ -188,7 +192,7 @@ impl ShimRunner {
             driver,
         };
         *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
-        Ok(Attached { held, ends })
+        Ok(Attached { held, fences, ends })
     }
 }
 
@@ -225,6 +229,32 @@ impl Runner for ShimRunner {
                 .map_err(RunnerError::host("ask for a stop"))
         }
         .boxed()
+    }
+
+    fn thaw(&self, id: AttemptId) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            let (ledger, commands) =
+                self.link(|link| (Arc::clone(&link.ledger), link.commands.clone()))?;
+            let thawed = id.clone();
+            blocking(move || ledger.thaw(&thawed))
+                .await
+                .map_err(RunnerError::host("thaw an attempt"))?;
+            // If it is frozen again, that is news.
+            commands
+                .send(Command::Thawed(id))
+                .await
+                .map_err(|_| RunnerError::Closed)
+        }
+        .boxed()
+    }
+
+    fn boot_micros(&self) -> u64 {
+        u64::try_from(crate::shim::sys::boot_time().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn acknowledged(&self, sent_boot_micros: u64) {
+        // Without a ledger there is no attempt either.
+        let _ = self.link(|link| link.ledger.acknowledged(sent_boot_micros));
     }
 
     fn output_len(&self, id: &AttemptId) -> u64 {
@@ -289,6 +319,7 @@ struct Driver {
     /// Absent while a group is being written.
     journal: Option<Journal>,
     ends: mpsc::Sender<(AttemptId, Ended)>,
+    fences: mpsc::Sender<AttemptId>,
     next_token: u64,
     /// Sent to the spawner, no shim heard of yet; kept whole, to be sent again to another spawner.
     asked: BTreeMap<u64, (Asked, Vec<u8>)>,
@@ -300,6 +331,8 @@ struct Driver {
     watched: JoinSet<AttemptId>,
     /// Attempts whose living shims said that something lingers.
     noted: BTreeSet<AttemptId>,
+    /// Attempts that were told as frozen.
+    fenced: BTreeSet<AttemptId>,
     /// Attempts of dead shims of which something lingers: since when that is known, until it is told.
     undying: BTreeMap<AttemptId, Option<Instant>>,
     waiting: Vec<(AttemptId, Ending)>,
@@ -388,6 +421,9 @@ impl Driver {
                 command = commands.recv() => match command {
                     Some(Command::Start(request)) => self.start(*request, &mut sender).await,
                     Some(Command::Forget(ids)) => self.forgotten.extend(ids),
+                    Some(Command::Thawed(id)) => {
+                        self.fenced.remove(&id);
+                    }
                     None => return,
                 },
                 Some(_) = self.emptying.join_next(), if !self.emptying.is_empty() => {}
@@ -407,18 +443,29 @@ impl Driver {
         }
     }
 
-    /// Hears from living shims what lingers.
+    /// Hears from living shims what lingers and what is frozen.
     async fn read_notes(&mut self) {
         let ledger = Arc::clone(&self.ledger);
-        match blocking(move || ledger.lingering()).await {
-            Ok(found) => {
-                for id in found {
-                    if self.noted.insert(id.clone()) {
-                        self.waiting.push((id, Ending::Noted));
-                    }
-                }
+        let read = blocking(move || Ok::<_, io::Error>((ledger.lingering()?, ledger.fenced()?)));
+        let (lingering, fenced) = match read.await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "failed to read the notes of shims");
+                return;
             }
-            Err(error) => tracing::warn!(%error, "failed to read the folder of lingering attempts"),
+        };
+        for id in lingering {
+            if self.noted.insert(id.clone()) {
+                self.waiting.push((id, Ending::Noted));
+            }
+        }
+        self.fenced.retain(|id| fenced.contains(id));
+        for id in fenced {
+            // What the agent has no ear for now is told at the next look.
+            if !self.fenced.contains(&id) && self.fences.try_send(id.clone()).is_ok() {
+                tracing::warn!(attempt = %id, "an attempt is frozen for want of contact with the control plane");
+                self.fenced.insert(id);
+            }
         }
     }
 

@@ -13,6 +13,8 @@
 //! | `linger=SECS` | whatever ends it, something of it stays that long and cannot be killed |
 //! | `fail-start=TEXT` | cannot be started, for the reason TEXT |
 //!
+//! An attempt with a fence is frozen, or killed, as a real one is.
+//!
 //! Any other command runs one second and ends with code 0.
 
 use std::collections::BTreeMap;
@@ -25,12 +27,12 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::agent::Clock;
-use crate::attempt::{AttemptId, Ended, Held, Program, SignalCause, StartRequest};
+use crate::attempt::{AttemptId, Ended, Fence, Held, Program, SignalCause, StartRequest};
 use crate::runner::{Attached, PROOF_WAIT, Runner, RunnerError};
 
 /// Ends that wait for the agent.
@@ -52,6 +54,9 @@ struct Machine {
     attempts: BTreeMap<AttemptId, Simulated>,
     starts: BTreeMap<AttemptId, u32>,
     ends: Option<mpsc::Sender<(AttemptId, Ended)>>,
+    fences: Option<mpsc::Sender<AttemptId>>,
+    /// When the last acknowledged renewal was sent, in microseconds of the machine's clock.
+    contact: u64,
     tasks: JoinSet<()>,
     power: u64,
 }
@@ -61,6 +66,8 @@ struct Simulated {
     output: Vec<u8>,
     /// Time of KILL, once a stop was asked for.
     kill_at: watch::Sender<Option<Instant>>,
+    /// Rung when it may go on.
+    thaw: Arc<Notify>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -78,11 +85,13 @@ enum Step {
 impl SimRunner {
     /// A machine whose every choice follows from the seed.
     pub fn new(clock: Clock, seed: u64) -> Self {
-        Self {
+        let runner = Self {
             clock,
             seed,
             machine: Arc::default(),
-        }
+        };
+        lock(&runner.machine).contact = runner.boot_micros();
+        runner
     }
 
     /// How often each attempt was started on this machine: never more than once, if all is well.
@@ -90,12 +99,12 @@ impl SimRunner {
         lock(&self.machine).starts.clone()
     }
 
-    /// The attempts that run now.
+    /// The attempts that run now: those that have ended or are frozen do not.
     pub fn running(&self) -> Vec<AttemptId> {
         let machine = lock(&self.machine);
         let running = machine.attempts.iter();
         running
-            .filter(|(_, simulated)| simulated.held.ended.is_none())
+            .filter(|(_, simulated)| simulated.held.ended.is_none() && !simulated.held.fenced)
             .map(|(id, _)| id.clone())
             .collect()
     }
@@ -106,6 +115,8 @@ impl SimRunner {
         machine.tasks.abort_all();
         machine.attempts.clear();
         machine.ends = None;
+        machine.fences = None;
+        machine.contact = self.boot_micros();
         machine.power += 1;
     }
 }
@@ -118,11 +129,13 @@ impl Runner for SimRunner {
     fn attach(&self) -> BoxFuture<'_, Result<Attached, RunnerError>> {
         async move {
             let (sender, ends) = mpsc::channel(END_QUEUE);
+            let (fence_sender, fences) = mpsc::channel(END_QUEUE);
             let mut machine = lock(&self.machine);
             machine.ends = Some(sender);
+            machine.fences = Some(fence_sender);
             let held = machine.attempts.values();
             let held = held.map(|simulated| simulated.held.clone()).collect();
-            Ok(Attached { held, ends })
+            Ok(Attached { held, fences, ends })
         }
         .boxed()
     }
@@ -143,12 +156,15 @@ impl Runner for SimRunner {
                 name: request.name,
                 grace_secs: request.grace_secs,
                 charge: request.charge,
+                fenced: false,
                 ended: None,
             };
+            let thaw = Arc::<Notify>::default();
             let simulated = Simulated {
                 held,
                 output: Vec::new(),
                 kill_at,
+                thaw: Arc::clone(&thaw),
             };
             machine.attempts.insert(id.clone(), simulated);
             let limit = request.deadline_secs.map(Duration::from_secs);
@@ -163,6 +179,8 @@ impl Runner for SimRunner {
                 trap: None,
                 ignores_term: false,
                 linger: Duration::ZERO,
+                fence: request.fence,
+                thaw,
             };
             machine.tasks.spawn(life.run(steps));
             while machine.tasks.try_join_next().is_some() {}
@@ -183,6 +201,25 @@ impl Runner for SimRunner {
             Ok(())
         }
         .boxed()
+    }
+
+    fn thaw(&self, id: AttemptId) -> BoxFuture<'_, Result<(), RunnerError>> {
+        async move {
+            if let Some(simulated) = lock(&self.machine).attempts.get(&id) {
+                simulated.thaw.notify_one();
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn boot_micros(&self) -> u64 {
+        u64::try_from((self.clock)().as_microsecond()).unwrap_or(0)
+    }
+
+    fn acknowledged(&self, sent_boot_micros: u64) {
+        let mut machine = lock(&self.machine);
+        machine.contact = machine.contact.max(sent_boot_micros);
     }
 
     fn output_len(&self, id: &AttemptId) -> u64 {
@@ -247,6 +284,8 @@ struct Life {
     trap: Option<i32>,
     ignores_term: bool,
     linger: Duration,
+    fence: Option<Fence>,
+    thaw: Arc<Notify>,
 }
 
 impl Life {
@@ -324,8 +363,24 @@ impl Life {
 
     /// Sleeps; true when a stop or the limit ended the attempt meanwhile.
     async fn sleep(&mut self, time: Duration, ended: &mut Ended) -> bool {
-        let wakes = Instant::now() + time;
+        let mut wakes = Instant::now() + time;
         loop {
+            let fence_due = self.fence_due();
+            if fence_due.is_some_and(|due| Instant::now() >= due) {
+                if self.fence.is_some_and(|fence| fence.kill) {
+                    ended.signalled.get_or_insert(SignalCause::Fence);
+                    ended.signal = Some(KILL);
+                    return true;
+                }
+                let since = Instant::now();
+                if self.freeze().await {
+                    ended.signalled.get_or_insert(SignalCause::Stop);
+                    ended.signal = Some(KILL);
+                    return true;
+                }
+                wakes += since.elapsed();
+                continue;
+            }
             let stop = *self.stops.borrow_and_update();
             let now = Instant::now();
             let kill_at = match (stop, ended.signalled) {
@@ -353,7 +408,7 @@ impl Life {
                 return false;
             }
             let pending = self.deadline.filter(|deadline| now < *deadline);
-            let times = [Some(wakes), kill_at.map(|(at, _)| at), pending];
+            let times = [Some(wakes), kill_at.map(|(at, _)| at), pending, fence_due];
             let next = times.into_iter().flatten().min().unwrap_or(wakes);
             tokio::select! {
                 biased;
@@ -364,6 +419,41 @@ impl Life {
                 () = tokio::time::sleep_until(next) => {}
             }
         }
+    }
+
+    /// When it is to be fenced, as far as is known now.
+    fn fence_due(&self) -> Option<Instant> {
+        let fence = self.fence?;
+        let contact = lock(&self.machine).contact;
+        let due = contact.saturating_add(u64::from(fence.secs) * 1_000_000);
+        let now = u64::try_from(self.micros()).unwrap_or(0);
+        Some(Instant::now() + Duration::from_micros(due.saturating_sub(now)))
+    }
+
+    /// Is frozen until it may go on, or until a stop kills it: true then.
+    async fn freeze(&mut self) -> bool {
+        if self.stops.borrow_and_update().is_some() {
+            return true;
+        }
+        let sender = self.set_fenced(true);
+        if let Some(sender) = sender {
+            let _ = sender.send(self.id.clone()).await;
+        }
+        let killed = tokio::select! {
+            biased;
+            changed = self.stops.changed() => changed.is_ok(),
+            () = self.thaw.notified() => false,
+        };
+        self.set_fenced(false);
+        killed
+    }
+
+    fn set_fenced(&self, fenced: bool) -> Option<mpsc::Sender<AttemptId>> {
+        let mut machine = lock(&self.machine);
+        if let Some(simulated) = machine.attempts.get_mut(&self.id) {
+            simulated.held.fenced = fenced;
+        }
+        machine.fences.clone()
     }
 
     fn micros(&self) -> i64 {

@@ -23,6 +23,7 @@ fn request(uid: &str, words: &[&str]) -> StartRequest {
         run_as: None,
         grace_secs: 30,
         deadline_secs: None,
+        fence: None,
         charge: Charge::default(),
         boot_id: "boot".to_owned(),
     }

@@ -3,6 +3,8 @@
 #[path = "attempts/cgroups.rs"]
 mod cgroups;
 mod common;
+#[path = "attempts/fences.rs"]
+mod fences;
 #[path = "attempts/lingering.rs"]
 mod lingering;
 

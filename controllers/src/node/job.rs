@@ -9,12 +9,15 @@ use crds::{Job, JobStatus, Node, phase};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::decide::{Seen, seen};
+use super::decide::{Seen, Sight, seen};
 use crate::ControllerName;
 use crate::shell::{Op, Plan, by, cancel_wanted, is_deleting, later, raised};
 
 /// How long the agent of a rebooted node has for reporting what it finds on its disk about the attempts of before.
 const REPORT_SECS: u64 = 30;
+
+/// How long after its fence a job runs elsewhere: the time its node has for freezing or killing it.
+const AFTER_FENCE_SECS: u64 = 60;
 
 /// What is known of a bound job.
 pub(super) struct Observed<'a> {
@@ -25,6 +28,10 @@ pub(super) struct Observed<'a> {
     pub(super) node: Option<&'a Node>,
     /// Since when this process knows the node's boot id.
     pub(super) boot_seen: Option<Timestamp>,
+    /// The last renewal of the node's lease, and since when this process has seen no newer one.
+    pub(super) sight: Option<Sight>,
+    /// Since when this process sees that the job is marked as being on a silent node.
+    pub(super) unknown_since: Option<Timestamp>,
     pub(super) now: Timestamp,
 }
 
@@ -39,10 +46,15 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
     match phase::current_claim(status) {
         // Its end is told, and only its slots are still held.
         Some(claim) if status.outcome.is_some() => {
-            let node = observed.node.filter(|node| seen(node) == Seen::Yes);
-            match node {
-                Some(node) if is_of_another_boot(node, claim) => rebooted(observed, status, claim),
-                _ => Plan::nothing(),
+            let Some(node) = observed.node else {
+                return Plan::nothing();
+            };
+            match seen(node) {
+                Seen::Yes if is_of_another_boot(node, claim) => rebooted(observed, status, claim),
+                Seen::No if is_given_up(observed) => {
+                    given_up(observed, status, &operator_says(claim))
+                }
+                Seen::Yes | Seen::No | Seen::NotYet => Plan::nothing(),
             }
         }
         None if status.outcome.is_some() => Plan::nothing(),
@@ -76,8 +88,12 @@ fn claimed(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
         next.node_silent = true;
         if !status.node_silent {
             next.message = Some(silence(claim, status));
+            return Plan::of(Op::job_status(job, next));
         }
-        return Plan::of(Op::job_status(job, next));
+        if is_given_up(observed) {
+            return given_up(observed, status, &operator_says(claim));
+        }
+        return fenced(observed, status, claim);
     }
     let Some(node) = observed.node.filter(|node| seen(node) == Seen::Yes) else {
         return Plan::nothing();
@@ -102,13 +118,60 @@ fn claimed(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
 
 fn silence(claim: &Claim, status: &JobStatus) -> String {
     let node = &claim.node_name;
-    let effective = status.effective.as_ref();
-    match effective.map_or(OnNodeLost::Wait, |e| e.on_node_lost.value) {
-        OnNodeLost::Wait => format!("node {node} is not seen; the job waits for it"),
-        OnNodeLost::Requeue => format!(
-            "node {node} is not seen; the job waits until it is back, because this version cannot fence it there"
+    match on_node_lost(status) {
+        OnNodeLost::Wait => format!(
+            "node {node} is not seen; the job waits for it, or for `gctl node forget {node}` if it is gone for good"
         ),
+        OnNodeLost::Requeue => {
+            let fence = fence_seconds(status);
+            format!(
+                "node {node} is not seen; without news the job is fenced there after {fence} s and runs again"
+            )
+        }
     }
+}
+
+fn on_node_lost(status: &JobStatus) -> OnNodeLost {
+    let effective = status.effective.as_ref();
+    effective.map_or(OnNodeLost::Wait, |e| e.on_node_lost.value)
+}
+
+fn fence_seconds(status: &JobStatus) -> u64 {
+    let effective = status.effective.as_ref();
+    effective.map_or(0, |e| u64::from(e.fence_seconds.value))
+}
+
+/// The fence on the node itself has stopped the attempt once the node was silent for its time; the job runs again after a
+/// minute more. What counts is the silence that this process watched whole.
+fn fenced(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
+    let (Some(sight), Some(unknown)) = (observed.sight, observed.unknown_since) else {
+        return Plan::nothing();
+    };
+    if observed.node.is_none() || on_node_lost(status) == OnNodeLost::Wait {
+        return Plan::nothing();
+    }
+    let fence = fence_seconds(status);
+    // An agent that is back takes its job back by a write: whoever has not seen its renewal has that to go by.
+    let due = later(sight.since, fence.saturating_add(AFTER_FENCE_SECS))
+        .max(later(unknown, AFTER_FENCE_SECS));
+    if observed.now < due {
+        return Plan::wake(due);
+    }
+    let node = &claim.node_name;
+    let why =
+        format!("node {node} was not seen for {fence} s, and its fence has stopped the job there");
+    given_up(observed, status, &why)
+}
+
+/// Does an operator say that the node is gone, and has nothing been heard of it since what he goes by?
+fn is_given_up(observed: &Observed<'_>) -> bool {
+    let said = observed.node.and_then(|node| node.spec.gone_after.as_ref());
+    let renewed = observed.sight.and_then(|sight| sight.renewed);
+    said.is_some_and(|said| Some(said.0) == renewed)
+}
+
+fn operator_says(claim: &Claim) -> String {
+    format!("an operator says that node {} is gone", claim.node_name)
 }
 
 /// Was the node started anew since the claim?
@@ -124,25 +187,24 @@ fn rebooted(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan 
     if observed.now < due {
         return Plan::wake(due);
     }
+    let reason = format!("node {} was restarted while the job ran", claim.node_name);
+    given_up(observed, status, &reason)
+}
+
+/// Nothing of the attempt runs any more, and nobody will tell how it ended.
+fn given_up(observed: &Observed<'_>, status: &JobStatus, reason: &str) -> Plan {
     let mut next = status.clone();
     let release = Release {
         attempt: status.attempt,
         time: Some(MicroTime(observed.now)),
         lost: false,
     };
+    let cancelled = is_deleting(observed.job) || cancel_wanted(observed.job, observed.parent);
     if status.outcome.is_some() || status.finish_time.is_some() {
         // How it ended is known; that nothing is left of it is known now.
         next.release = Some(release);
-        return Plan::of(Op::job_status(observed.job, next));
-    }
-    let reason = format!("node {} was restarted", claim.node_name);
-    let on_node_lost = status
-        .effective
-        .as_ref()
-        .map_or(OnNodeLost::Wait, |effective| effective.on_node_lost.value);
-    let cancelled = is_deleting(observed.job) || cancel_wanted(observed.job, observed.parent);
-    if !cancelled && on_node_lost == OnNodeLost::Requeue {
-        next = phase::requeue(status, &reason);
+    } else if !cancelled && on_node_lost(status) == OnNodeLost::Requeue {
+        next = phase::requeue(status, reason);
     } else if !status.node_silent {
         // Lost follows only upon Unknown: the silence is written first.
         next.node_silent = true;
@@ -154,7 +216,7 @@ fn rebooted(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan 
         });
         next.finish_time = Some(MicroTime(observed.now));
         next.release = Some(release);
-        next.message = Some(format!("{reason} while the job ran"));
+        next.message = Some(reason.to_owned());
     }
     Plan::of(Op::job_status(observed.job, next))
 }
@@ -252,6 +314,26 @@ mod tests {
         });
     }
 
+    /// Only much later than these tests is its fence over.
+    fn patient(status: &mut JobStatus) {
+        let effective = status.effective.get_or_insert_default();
+        effective.fence_seconds.value = 2400;
+    }
+
+    fn silent_since(since: i64) -> Sight {
+        Sight {
+            renewed: Some(at(7)),
+            since: at(since),
+            live: true,
+        }
+    }
+
+    fn given_up_after(node: &Node, renewal: i64) -> Node {
+        let mut node = node.clone();
+        node.spec.gone_after = Some(MicroTime(at(renewal)));
+        node
+    }
+
     /// The phases that follow one another until nothing changes any more.
     fn story(builder: JobBuilder, node: Option<&Node>, now: i64) -> Vec<String> {
         let mut job = builder.build();
@@ -262,6 +344,8 @@ mod tests {
                 parent: None,
                 node,
                 boot_seen: Some(at(100)),
+                sight: Some(silent_since(100)),
+                unknown_since: Some(at(100)),
                 now: at(now),
             });
             let Some(next) = applied(&plan) else {
@@ -279,7 +363,7 @@ mod tests {
         let seen = node("True", "boot-1");
         let silent = node("Unknown", "boot-1");
         let new_boot = node("True", "boot-2");
-        let cancel = JobSpec {
+        let cancel = || JobSpec {
             cancel: Some(true),
             ..JobSpec::default()
         };
@@ -340,14 +424,26 @@ mod tests {
             ),
             (
                 "restarted, and the job is cancelled",
-                running().status(requeues).spec(cancel),
+                running().status(requeues).spec(cancel()),
                 Some(&new_boot),
                 vec!["Unknown", "Cancelled"],
             ),
             (
-                "silent, and the job would be requeued",
+                "silent for longer than its fence, and the job is requeued",
                 was_silent().status(requeues),
                 Some(&silent),
+                vec!["Pending"],
+            ),
+            (
+                "silent for longer than its fence, and cancelled meanwhile",
+                was_silent().status(requeues).spec(cancel()),
+                Some(&silent),
+                vec!["Cancelled"],
+            ),
+            (
+                "gone, so that nobody knows of its silence",
+                was_silent().status(requeues),
+                None,
                 vec![],
             ),
         ];
@@ -374,6 +470,8 @@ mod tests {
                 parent: None,
                 node: Some(&new_boot),
                 boot_seen: Some(at(100)),
+                sight: Some(silent_since(100)),
+                unknown_since: Some(at(100)),
                 now: at(500),
             });
             let next = applied(&plan).unwrap();
@@ -383,6 +481,75 @@ mod tests {
         for node in [&silent, &same_boot] {
             assert!(story(ended(Some(Outcome::Failed)), Some(node), 500).is_empty());
         }
+    }
+
+    #[test]
+    fn an_operators_word_gives_up_what_ran_unless_the_node_was_seen_since() {
+        let silent = node("Unknown", "boot-1");
+        let gone = given_up_after(&silent, 7);
+        let seen_since = given_up_after(&silent, 6);
+        let running = || job("a").running("n");
+        let was_silent = || running().status(|status| status.node_silent = true);
+        let rows: Vec<(&str, JobBuilder, Option<&Node>, Vec<&str>)> = vec![
+            (
+                "given up, and the job waits",
+                running(),
+                Some(&gone),
+                vec!["Unknown", "Lost"],
+            ),
+            (
+                "given up, and the job is requeued",
+                running().status(requeues).status(patient),
+                Some(&gone),
+                vec!["Unknown", "Pending"],
+            ),
+            (
+                "given up, and seen since",
+                was_silent().status(requeues).status(patient),
+                Some(&seen_since),
+                vec![],
+            ),
+            (
+                "given up after the job's end",
+                running().status(|status| {
+                    status.finish_time = Some(MicroTime(at(5)));
+                    status.outcome = Some(Outcome::Failed);
+                }),
+                Some(&gone),
+                vec!["Failed"],
+            ),
+        ];
+        for (name, builder, node, expected) in rows {
+            assert_eq!(story(builder, node, 500), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_fence_and_a_minute_of_watched_silence_go_by_before_a_job_runs_elsewhere() {
+        let silent = node("Unknown", "boot-1");
+        let job = job("a").running("n").status(requeues).status(patient);
+        let job = job.status(|status| status.node_silent = true).build();
+        let plan = |since, unknown, now| {
+            decide(&Observed {
+                job: &job,
+                parent: None,
+                node: Some(&silent),
+                boot_seen: None,
+                sight: Some(silent_since(since)),
+                unknown_since: Some(at(unknown)),
+                now: at(now),
+            })
+        };
+        assert_eq!(plan(100, 140, 2559), Plan::wake(at(2560)));
+        let next = applied(&plan(100, 140, 2560)).unwrap();
+        let status = next.status.as_ref().unwrap();
+        assert_eq!(
+            (status.phase, &status.binding),
+            (Some(Phase::Pending), &None)
+        );
+        // The watch was interrupted, or the job was taken back and its node fell silent once more.
+        assert_eq!(plan(1000, 140, 2560), Plan::wake(at(3460)));
+        assert_eq!(plan(100, 2550, 2560), Plan::wake(at(2610)));
     }
 
     #[test]
@@ -428,6 +595,8 @@ mod tests {
             parent: None,
             node: Some(&new_boot),
             boot_seen: Some(at(100)),
+            sight: Some(silent_since(100)),
+            unknown_since: Some(at(100)),
             now: at(129),
         });
         assert_eq!(plan, Plan::wake(at(130)));
@@ -458,6 +627,8 @@ mod tests {
             parent: None,
             node: Some(&new_boot),
             boot_seen: Some(at(100)),
+            sight: Some(silent_since(100)),
+            unknown_since: Some(at(100)),
             now: at(500),
         });
         let lost = applied(&plan).unwrap();

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::decide::{self, Sight};
 use super::job;
 use crate::ControllerName;
-use crate::shell::{Change, Controller, Key, Kind, Plan, Subject, Wanted, World, later};
+use crate::shell::{Change, Controller, Delta, Key, Kind, Plan, Subject, Wanted, World, later};
 
 /// A node with a live lease is looked at this often, and no less: a longer gap means that this process slept.
 const PULSE_SECS: u64 = 5;
@@ -23,6 +23,8 @@ pub(crate) struct NodeLife {
     sights: BTreeMap<Key, Sight>,
     /// The boot id of each node, and since when this process knows it.
     boots: BTreeMap<Key, (String, Timestamp)>,
+    /// Jobs that are marked as being on a silent node, and since when this process sees that.
+    unknown: BTreeMap<Key, Timestamp>,
     last_look: Option<Timestamp>,
 }
 
@@ -32,6 +34,7 @@ impl NodeLife {
             not_ready_seconds,
             sights: BTreeMap::new(),
             boots: BTreeMap::new(),
+            unknown: BTreeMap::new(),
             last_look: None,
         }
     }
@@ -88,18 +91,51 @@ impl NodeLife {
         plan
     }
 
-    fn look_at_job(&self, job: &Arc<Job>, world: &World, now: Timestamp) -> Plan {
+    /// Keeps account of jobs on silent nodes. One that is taken back proves that its node was heard of.
+    fn on_job(&mut self, delta: &Delta<Job>, now: Timestamp) {
+        let silent = |job: &Option<Arc<Job>>| {
+            let status = job.as_ref()?.status.as_ref()?;
+            let node = phase::held_binding(status)?.node_name.clone();
+            status.node_silent.then_some((node, status.attempt))
+        };
+        let Some((_, attempt)) = silent(&delta.new) else {
+            self.unknown.remove(&delta.key);
+            if let (Some((node, before)), Some(new)) = (silent(&delta.old), &delta.new) {
+                let status = new.status.as_ref();
+                let goes_on = status.is_some_and(|status| {
+                    status.attempt == before && phase::held_binding(status).is_some()
+                });
+                if goes_on && let Some(sight) = self.sights.get_mut(&Key::cluster(&node)) {
+                    *sight = sight.interrupted(now);
+                }
+            }
+            return;
+        };
+        if silent(&delta.old).is_none_or(|(_, before)| before != attempt) {
+            self.unknown.insert(delta.key.clone(), now);
+        } else {
+            self.unknown.entry(delta.key.clone()).or_insert(now);
+        }
+    }
+
+    fn look_at_job(&self, key: &Key, job: &Arc<Job>, world: &World, now: Timestamp) -> Plan {
         let binding = job.status.as_ref().and_then(phase::held_binding);
         let Some(node) = binding.map(|binding| Key::cluster(&binding.node_name)) else {
             return Plan::nothing();
         };
-        job::decide(&job::Observed {
+        let mut plan = job::decide(&job::Observed {
             job,
             parent: world.parent_of(job).map(AsRef::as_ref),
             node: world.nodes.get(&node).map(AsRef::as_ref),
             boot_seen: self.boots.get(&node).map(|(_, since)| *since),
+            sight: self.sights.get(&node).copied(),
+            unknown_since: self.unknown.get(key).copied(),
             now,
-        })
+        });
+        if let Some(at) = plan.look_again {
+            plan.look_again = Some(at.min(later(now, PULSE_SECS)));
+        }
+        plan
     }
 }
 
@@ -140,6 +176,7 @@ impl Controller for NodeLife {
                 }
             }
             Change::Job(delta) => {
+                self.on_job(delta, now);
                 let status = delta.new.as_ref().and_then(|job| job.status.as_ref());
                 let binding = status.and_then(phase::held_binding);
                 if let (Some(status), Some(binding)) = (status, binding)
@@ -160,7 +197,7 @@ impl Controller for NodeLife {
                 None => Plan::nothing(),
             },
             Subject::Job(key) => match world.jobs.get(key) {
-                Some(job) => self.look_at_job(job, world, now),
+                Some(job) => self.look_at_job(key, job, world, now),
                 None => Plan::nothing(),
             },
             Subject::Fleet => Plan::nothing(),

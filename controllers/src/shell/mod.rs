@@ -44,7 +44,7 @@ pub(crate) use facts::{
     later, member_index, raised, suspend_wanted, uid, with_finalizer, without_finalizer,
 };
 pub(crate) use plan::{Op, Plan};
-pub(crate) use store::Key;
+pub(crate) use store::{Delta, Key};
 pub(crate) use watch::Kind;
 pub(crate) use world::{Change, World};
 pub(crate) use write::Failure;

@@ -5,6 +5,8 @@
 //! - Nothing is started unless the job, as the server holds it now, bears this node's claim of this boot for the
 //!   current attempt, and nothing of that attempt is known here.
 //! - Only "gone", another node or another attempt stops a process that nobody asked to stop; not knowing never does.
+//! - What is frozen for want of contact goes on only after an answer of the server, younger than the freezing, says that
+//!   it is still the current attempt; otherwise it is killed as it is.
 //! - An end is reported until the server's copy says so, and an attempt is let go only then.
 //! - The release is written once nothing of the attempt is left: with the end as a rule, and by itself where a process
 //!   took longer to die than the end should wait for.
@@ -47,6 +49,8 @@ pub(crate) struct Local<'a> {
 pub(crate) enum LocalState<'a> {
     /// It runs, or is about to; with the time of KILL if a stop was passed on.
     Active { kill_at: Option<Timestamp> },
+    /// It is frozen for want of contact.
+    Fenced,
     /// It ended, and something of it is still there.
     Lingering {
         ended: &'a Ended,
@@ -70,6 +74,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) locals: Vec<Local<'a>>,
     /// Why the binding does not fit beside what runs here.
     pub(crate) misfit: Option<String>,
+    /// True when the control plane was heard of lately.
+    pub(crate) in_contact: bool,
     /// True when this agent takes no new attempts.
     pub(crate) closing: bool,
     /// True when this agent ends with its jobs.
@@ -88,6 +94,8 @@ pub(crate) enum Action {
     Start { attempt: u32 },
     /// Pass on a stop.
     Stop { attempt: u32, kill_at: Timestamp },
+    /// Let a frozen attempt go on.
+    Thaw { attempt: u32 },
     /// Nothing needs the attempt here any more, once its output is safe; `keep_output` is false when nobody could read
     /// it.
     LetGo { attempt: u32, keep_output: bool },
@@ -104,6 +112,8 @@ pub(crate) enum Write {
     End,
     /// Nothing is left of an attempt whose end is written.
     Release,
+    /// The node is seen again, and the attempt goes on.
+    Back,
 }
 
 /// What to do, and when to look again without any news.
@@ -158,6 +168,10 @@ fn abandon(observed: &Observed<'_>, current: Option<u32>, keep_output: bool) -> 
                 attempt: local.attempt,
                 kill_at: grace_end(observed, Some(local)),
             }),
+            LocalState::Fenced => Some(Action::Stop {
+                attempt: local.attempt,
+                kill_at: observed.now,
+            }),
             LocalState::Ended { .. } => Some(Action::LetGo {
                 attempt: local.attempt,
                 keep_output,
@@ -195,6 +209,24 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
             let next = end(observed, job, status, ended, usage);
             plan.actions.push(Action::Write(Write::End, Box::new(next)));
         }
+        Some(LocalState::Fenced) if status.outcome.is_some() || observed.stop_all => {
+            plan.actions.push(Action::Stop {
+                attempt,
+                kill_at: observed.now,
+            });
+        }
+        Some(LocalState::Fenced) if !observed.in_contact => {}
+        Some(LocalState::Fenced) if !fresh => plan.actions.push(Action::Read),
+        Some(LocalState::Fenced) if status.node_silent => {
+            // Whoever decided to run it elsewhere, on what was written before this, finds that it has changed.
+            let mut next = status.clone();
+            next.node_silent = false;
+            next.message = Some(format!("node {} is seen again", observed.node_name));
+            next.phase = Some(phase::derive(&next));
+            plan.actions
+                .push(Action::Write(Write::Back, Box::new(next)));
+        }
+        Some(LocalState::Fenced) => plan.actions.push(Action::Thaw { attempt }),
         Some(LocalState::Active { kill_at }) => {
             // It ends with this agent, or somebody else ended the job while it runs.
             let due = observed.stop_all || (status.outcome.is_some() && kill_at.is_none());
@@ -333,6 +365,7 @@ fn end(
     usage: Option<&Usage>,
 ) -> JobStatus {
     let mut next = status.clone();
+    let lost = unseen(ended);
     let attempt = status.attempt;
     let finished = ended
         .finished_micros
@@ -359,7 +392,7 @@ fn end(
     let started = ended
         .started_micros
         .and_then(|micros| Timestamp::from_microsecond(micros).ok());
-    if started.is_some() || ended.lost.is_none() {
+    if started.is_some() || lost.is_none() {
         next.start_time = started.map(micro);
     }
     next.finish_time = Some(micro(finished));
@@ -367,15 +400,15 @@ fn end(
     next.signal = ended.signal;
     next.usage = merged_usage(usage, ended);
     next.release = proof(observed, attempt, ended);
-    next.outcome = if ended.lost.is_some() && followed_up(&next) {
+    next.outcome = if lost.is_some() && followed_up(&next) {
         None
     } else {
         phase::verdict(&job.spec, &next, &exit)
     };
     next.phase = Some(phase::derive(&next));
-    next.message = match (&ended.lost, next.phase) {
+    next.message = match (lost, next.phase) {
         (_, Some(Phase::Succeeded)) => None,
-        (Some(lost), _) => Some(lost.clone()),
+        (Some(lost), _) => Some(lost.to_owned()),
         (None, _) => Some(phase::terminal_message(&next, &exit)),
     };
     if let Some(pids) = &ended.lingering {
@@ -404,8 +437,15 @@ fn proof(observed: &Observed<'_>, attempt: u32, ended: &Ended) -> Option<Release
     ended.lingering.is_none().then(|| Release {
         attempt,
         time: Some(micro(observed.now)),
-        lost: ended.lost.is_some(),
+        lost: unseen(ended).is_some(),
     })
+}
+
+/// Why the end says nothing of the job itself: nobody saw it, or it came for want of contact.
+fn unseen(ended: &Ended) -> Option<&str> {
+    let fenced = ended.signalled == Some(SignalCause::Fence);
+    let fenced = fenced.then_some("its node had no contact with the control plane for too long");
+    ended.lost.as_deref().or(fenced)
 }
 
 /// Words that begin what is said of the processes that are left.
@@ -443,7 +483,7 @@ fn followed_up(status: &JobStatus) -> bool {
 /// The stop that this agent itself is answerable for, if one.
 fn own_stop(status: &JobStatus, ended: &Ended) -> Option<(StopReason, &'static str)> {
     match ended.signalled {
-        None => None,
+        None | Some(SignalCause::Fence) => None,
         Some(SignalCause::Deadline) => {
             Some((StopReason::TimedOut, "the wall-clock limit was reached"))
         }
@@ -466,6 +506,9 @@ fn micro(time: Timestamp) -> MicroTime {
     MicroTime(time)
 }
 
+#[cfg(test)]
+#[path = "decide_fence_tests.rs"]
+mod fence_tests;
 #[cfg(test)]
 #[path = "decide_release_tests.rs"]
 mod release_tests;

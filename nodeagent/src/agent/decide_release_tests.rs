@@ -22,7 +22,7 @@ fn with_rest_of(end: Ended) -> Ended {
 }
 
 /// The job after the one write that the plan holds.
-fn after(job: &Job, local: Local<'_>, expected: Write) -> Job {
+pub(super) fn after(job: &Job, local: Local<'_>, expected: Write) -> Job {
     let plan = decide(&observed(stale(job), vec![local]));
     let [Action::Write(write, next)] = plan.actions.as_slice() else {
         panic!("{plan:?}");

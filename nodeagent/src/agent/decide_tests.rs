@@ -86,6 +86,7 @@ pub(super) fn observed<'a>(seen: Seen<'a>, locals: Vec<Local<'a>>) -> Observed<'
         seen,
         locals,
         misfit: None,
+        in_contact: true,
         closing: false,
         stop_all: false,
         now: time(NOW),
@@ -106,6 +107,7 @@ pub(super) fn words(observed: &Observed<'_>) -> Vec<String> {
         Action::Read => "read".to_owned(),
         Action::Start { attempt } => format!("start {attempt}"),
         Action::Stop { attempt, kill_at } => format!("stop {attempt} by {kill_at}"),
+        Action::Thaw { attempt } => format!("thaw {attempt}"),
         Action::LetGo {
             attempt,
             keep_output,
@@ -368,7 +370,7 @@ fn a_plan_that_was_carried_out_needs_no_other() {
         after.status = Some(*next);
         let locals = match write {
             Write::Claim => vec![active(2, None)],
-            Write::End | Write::Refuse | Write::Release => Vec::new(),
+            Write::End | Write::Refuse | Write::Release | Write::Back => Vec::new(),
         };
         assert_eq!(
             words(&observed(fresh(&after), locals)),

@@ -24,10 +24,12 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::AttemptId;
@@ -38,6 +40,9 @@ use capacity::{Capacity, GpuCapacity};
 
 /// The time, passed in.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How long after the sending of an acknowledged renewal there is contact: less than any fence.
+const CONTACT: Duration = Duration::from_secs(30);
 
 /// What an agent is made of.
 #[derive(Clone)]
@@ -100,6 +105,8 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) facts: node::Facts,
     board: Mutex<Board>,
+    /// Rung when a renewal was acknowledged after a time without.
+    pub(crate) renewed: Notify,
     /// Rung when what lingers has changed.
     pub(crate) lingering_changed: Notify,
 }
@@ -109,6 +116,8 @@ pub(crate) struct Context {
 struct Board {
     capacity: Capacity,
     running: Vec<AttemptId>,
+    /// When the last acknowledged renewal was sent.
+    contact: Option<Instant>,
     /// Ended attempts of which something is left, with the cards that it holds.
     lingering: Vec<(AttemptId, Vec<String>)>,
     /// Most GPU memory that each running attempt was seen with, by card.
@@ -146,6 +155,22 @@ impl Context {
     /// The attempts that run here now.
     pub(crate) fn running(&self) -> Vec<AttemptId> {
         self.board(|board| board.running.clone())
+    }
+
+    /// A renewal that was sent then was acknowledged.
+    pub(crate) fn acknowledged(&self, sent: Instant, sent_boot_micros: u64) {
+        self.options.runner.acknowledged(sent_boot_micros);
+        let was_in_contact = self.in_contact();
+        self.board(|board| board.contact = board.contact.max(Some(sent)));
+        if !was_in_contact {
+            self.renewed.notify_one();
+        }
+    }
+
+    /// Was the control plane heard of lately?
+    fn in_contact(&self) -> bool {
+        let contact = self.board(|board| board.contact);
+        contact.is_some_and(|sent| sent.elapsed() < CONTACT)
     }
 
     fn set_lingering(&self, lingering: Vec<(AttemptId, Vec<String>)>) {
@@ -200,9 +225,11 @@ pub async fn run(
                 gpus: BTreeMap::new(),
             },
             running: Vec::new(),
+            contact: None,
             lingering: Vec::new(),
             peaks: BTreeMap::new(),
         }),
+        renewed: Notify::new(),
         lingering_changed: Notify::new(),
         client,
         options,

@@ -7,6 +7,10 @@
 //! DATA_DIR/attempts/UID-N/work     the attempt's own working directory, when the job names none
 //! DATA_DIR/attempts/UID-N.stop     a stop that was asked for
 //! DATA_DIR/attempts/spare.LIFE.N   a directory that waits to become an attempt's (`spares`)
+//! DATA_DIR/attempts/UID-N.thaw     says that a frozen attempt may go on
+//! DATA_DIR/contact                 when the last acknowledged renewal was sent, mapped by agent and shims
+//! DATA_DIR/contact.boot            the boot that it is of
+//! DATA_DIR/fenced/UID-N            says that an attempt is frozen
 //! DATA_DIR/lingering/UID-N         says that an attempt is at its end and something of it is left
 //! DATA_DIR/ends.journal            ends, synced in groups before they are reported
 //! DATA_DIR/trash/UID-N             attempts that are forgotten and not yet removed
@@ -33,6 +37,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::attempt::{AttemptId, Held};
 use crate::runner::RunnerError;
+use crate::shim::fence::{self, Contact};
 use crate::shim::record::{LOG, RECORD, Record, SCRIPT, WORK};
 use crate::shim::{self, stop, tree};
 use spares::{PREFIX, Spare};
@@ -51,6 +56,8 @@ pub(crate) struct Ledger {
     kept: PathBuf,
     trash: PathBuf,
     lingering: PathBuf,
+    fenced: PathBuf,
+    contact: Contact,
     journal: PathBuf,
     /// The names of this agent's spares begin so.
     spares: String,
@@ -109,6 +116,10 @@ impl Ledger {
             .mode(0o700)
             .create(&lingering)
             .map_err(RunnerError::host("make the folder of lingering attempts"))?;
+        let fenced = fence::make_fenced_dir(&attempts)
+            .map_err(RunnerError::host("make the folder of frozen attempts"))?;
+        let contact =
+            Contact::open(&attempts).map_err(RunnerError::host("share the time of contact"))?;
         let trash = data_dir.join("trash");
         DirBuilder::new()
             .recursive(true)
@@ -123,6 +134,8 @@ impl Ledger {
             kept,
             trash,
             lingering,
+            fenced,
+            contact,
             journal: data_dir.join("ends.journal"),
             spares: format!("{PREFIX}{}.{}", std::process::id(), shim::now_micros()),
             next_spare: AtomicU64::new(0),
@@ -159,12 +172,23 @@ impl Ledger {
 
     /// Attempts whose shims say that something of them lingers.
     pub(crate) fn lingering(&self) -> io::Result<Vec<AttemptId>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.lingering)? {
-            found.extend(entry?.file_name().to_str().and_then(AttemptId::parse));
-        }
-        found.sort();
-        Ok(found)
+        noted(&self.lingering)
+    }
+
+    /// Attempts whose shims say that they are frozen.
+    pub(crate) fn fenced(&self) -> io::Result<Vec<AttemptId>> {
+        noted(&self.fenced)
+    }
+
+    /// Tells a shim to thaw its attempt: the words first, then the doorbell.
+    pub(crate) fn thaw(&self, id: &AttemptId) -> io::Result<()> {
+        File::create(fence::thaw_path(&self.attempts, id))?;
+        self.ring(id)
+    }
+
+    /// Notes, for all shims, when a renewal was sent that was acknowledged.
+    pub(crate) fn acknowledged(&self, sent_boot_micros: u64) {
+        self.contact.acknowledged(sent_boot_micros);
     }
 
     /// Nothing of an attempt lingers any more, or it is known.
@@ -223,6 +247,10 @@ impl Ledger {
     /// record finds the words when it has.
     pub(crate) fn stop(&self, id: &AttemptId, kill_at_micros: i64) -> io::Result<()> {
         stop::write(&self.attempts, id, kill_at_micros)?;
+        self.ring(id)
+    }
+
+    fn ring(&self, id: &AttemptId) -> io::Result<()> {
         if let Some((pid, start_ticks)) = self.record(id)?.and_then(|record| record.shim) {
             let shim = shim::tree::ProcessId { pid, start_ticks };
             shim::tree::signal(shim, rustix::process::Signal::USR1);
@@ -320,6 +348,16 @@ fn throw_away_spares(attempts: &Path, trash: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The attempts that files of a folder name.
+fn noted(folder: &Path) -> io::Result<Vec<AttemptId>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        found.extend(entry?.file_name().to_str().and_then(AttemptId::parse));
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -336,6 +374,7 @@ pub(crate) fn held(id: AttemptId, record: Record) -> Held {
         name: record.name,
         grace_secs: record.grace_secs,
         charge: record.charge,
+        fenced: record.fenced,
         ended,
     }
 }

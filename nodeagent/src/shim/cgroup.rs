@@ -155,6 +155,28 @@ impl Cgroup {
         }
     }
 
+    /// Begins to freeze everything in the cgroup.
+    pub(crate) fn freeze(&self) {
+        let freezer = self.freezer();
+        let _ = write(&self.path.join(freezer.file), freezer.freeze);
+    }
+
+    /// Lets everything in the cgroup go on.
+    pub(crate) fn thaw(&self) {
+        let freezer = self.freezer();
+        let _ = write(&self.path.join(freezer.file), freezer.thaw);
+    }
+
+    /// Is everything in the cgroup frozen?
+    pub(crate) fn is_frozen(&self) -> bool {
+        match self.version {
+            Version::V1 => fs::read_to_string(self.path.join("freezer.state"))
+                .is_ok_and(|state| state.trim() == "FROZEN"),
+            Version::V2 => fs::read_to_string(self.path.join("cgroup.events"))
+                .is_ok_and(|events| events.lines().any(|line| line == "frozen 1")),
+        }
+    }
+
     /// The processes in the cgroup and below it.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let folders = folders(&self.path);
@@ -172,15 +194,6 @@ impl Cgroup {
             .iter()
             .rev()
             .all(|folder| is_gone(&fs::remove_dir(folder)))
-    }
-
-    fn is_frozen(&self) -> bool {
-        match self.version {
-            Version::V1 => fs::read_to_string(self.path.join("freezer.state"))
-                .is_ok_and(|state| state.trim() == "FROZEN"),
-            Version::V2 => fs::read_to_string(self.path.join("cgroup.events"))
-                .is_ok_and(|events| events.lines().any(|line| line == "frozen 1")),
-        }
     }
 
     fn freezer(&self) -> Freezer {

@@ -14,6 +14,8 @@
 //!   cgroup, has removed that as empty (`cgroup`). The shim itself is outside of it.
 //! - **The end does not wait for the undying.** What is left a few seconds after the command's end, or after KILL, is
 //!   noted in the record and by a file of the attempt's name in the folder of lingering attempts, which the agent reads.
+//! - **No contact, no run.** An attempt with a fence is frozen or ended when the control plane was not heard of for its
+//!   time, whatever became of the agent (`fence`).
 //! - **The limit outlives the agent.** `deadline_secs` is kept here, on the clock that goes on in suspension.
 //!
 //! A stop is asked for by a file beside the attempt's directory and the signal USR1 as its doorbell (`stop`); it works
@@ -21,6 +23,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod command;
+pub(crate) mod fence;
 pub(crate) mod record;
 pub(crate) mod stop;
 pub(crate) mod sys;
@@ -134,6 +137,7 @@ struct Shim {
     /// Locked for as long as this process lives.
     record: Flock<File>,
     cgroup: Option<Cgroup>,
+    fence: Option<fence::Watch>,
 }
 
 #[derive(Default)]
@@ -173,6 +177,10 @@ impl Shim {
         if record.metadata()?.len() > record::BLANK.len() as u64 {
             return Err(taken());
         }
+        let fence = request.start.fence;
+        let fence = fence
+            .map(|fence| fence::Watch::new(&request.attempts_dir, &request.start.id, fence))
+            .transpose()?;
         let pid = std::process::id().cast_signed();
         let ticks = tree::stat(pid).map_or(0, |stat| stat.start_ticks);
         let cgroup = request
@@ -193,6 +201,7 @@ impl Shim {
             signals,
             record,
             cgroup,
+            fence,
         })
     }
 
@@ -254,6 +263,7 @@ impl Shim {
             if deadline.is_some_and(|deadline| now >= deadline) && !progress.signalled {
                 self.stop(progress, SignalCause::Deadline, grace);
             }
+            let fence_due = self.heed_fence(progress, now, grace);
             let killing = progress.kill_at.is_some_and(|at| now >= at);
             if progress.exited || killing {
                 let since = *progress.ending_since.get_or_insert(now);
@@ -281,10 +291,8 @@ impl Shim {
                 let waiting = if progress.signalled { None } else { deadline };
                 let note = progress.ending_since.filter(|_| !progress.lingers);
                 let note = note.map(|since| since.saturating_add(PROOF_WAIT));
-                let next = [progress.kill_at, waiting, note]
-                    .into_iter()
-                    .flatten()
-                    .min();
+                let times = [progress.kill_at, waiting, note, fence_due];
+                let next = times.into_iter().flatten().min();
                 match next {
                     Some(next) => next.saturating_sub(sys::boot_time()).min(LONGEST_NAP),
                     None => Duration::MAX,
@@ -295,9 +303,43 @@ impl Shim {
                 if self.reap(progress) {
                     return;
                 }
+                if let Some(fence) = &mut self.fence
+                    && fence.heed_thaw(self.cgroup.as_ref())
+                {
+                    self.write(&[Line::Thawed {
+                        micros: now_micros(),
+                    }]);
+                }
                 if let Some(kill_in) = stop::read(&self.stop_file) {
+                    // What is frozen is not thawed to die, and gets no TERM to do so: another attempt may run by now.
+                    if self.fence.as_ref().is_some_and(fence::Watch::holds) {
+                        progress.kill_at = Some(sys::boot_time());
+                    }
                     self.stop(progress, SignalCause::Stop, kill_in);
                 }
+            }
+        }
+    }
+
+    /// Does what the fence asks for; when it is due next.
+    fn heed_fence(
+        &mut self,
+        progress: &mut Progress,
+        now: Duration,
+        grace: Duration,
+    ) -> Option<Duration> {
+        let fence = self.fence.as_mut().filter(|_| !progress.exited)?;
+        match fence.step(now, self.cgroup.as_ref()) {
+            fence::Step::Wait(due) => due,
+            fence::Step::Frozen => {
+                self.write(&[Line::Fenced {
+                    micros: now_micros(),
+                }]);
+                None
+            }
+            fence::Step::End(most) => {
+                self.stop(progress, SignalCause::Fence, grace.min(most));
+                None
             }
         }
     }
@@ -403,8 +445,14 @@ impl Shim {
             let millis = i32::try_from(pause.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         };
-        let mut descriptors = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut descriptors, timeout);
+        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+        let _ = match &self.fence {
+            None => poll(&mut [signals], timeout),
+            Some(fence) => {
+                let timer = PollFd::new(fence.timer().as_fd(), PollFlags::POLLIN);
+                poll(&mut [signals, timer], timeout)
+            }
+        };
         let mut rung = false;
         while let Ok(Some(info)) = self.signals.read_signal() {
             rung |= info.ssi_signo == NixSignal::SIGUSR1 as u32;
@@ -524,6 +572,7 @@ mod tests {
                 run_as: None,
                 grace_secs: 0,
                 deadline_secs: None,
+                fence: None,
                 charge: Charge::default(),
                 boot_id: String::new(),
             },

@@ -72,6 +72,10 @@ pub(crate) enum Line {
     },
     /// The command has ended, or was killed and does not die, and this is left after [`crate::runner::PROOF_WAIT`].
     Lingers { micros: i64, pids: Vec<i32> },
+    /// It was frozen for want of contact.
+    Fenced { micros: i64 },
+    /// It was thawed.
+    Thawed { micros: i64 },
     /// The exit was never seen; written by an agent that found the lifetime lock free.
     Lost { micros: i64, reason: String },
     /// No process of the tree is left.
@@ -131,6 +135,8 @@ pub(crate) struct Record {
     pub(crate) exited: bool,
     /// The command was killed and did not die in time: how it ends is told before it does, and stays told so.
     presumed: bool,
+    /// It is frozen.
+    pub(crate) fenced: bool,
     pub(crate) emptied: bool,
 }
 
@@ -207,6 +213,8 @@ impl Record {
                     self.ended.signal = Some(KILL);
                 }
             }
+            Line::Fenced { .. } => self.fenced = true,
+            Line::Thawed { .. } => self.fenced = false,
             Line::Exited { .. } if self.presumed => {}
             Line::Exited {
                 micros,

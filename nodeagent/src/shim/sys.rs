@@ -6,8 +6,11 @@
 )]
 
 use std::ffi::c_int;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::libc;
@@ -134,4 +137,94 @@ pub(crate) fn boot_time() -> Duration {
 pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, which the `AsyncFd` does last.
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
+}
+
+/// A number in a file that several processes have mapped: who writes it writes for all, and it outlives the writer.
+pub(crate) struct SharedWord {
+    place: NonNull<AtomicU64>,
+}
+
+// SAFETY: the place is only used as an atomic, and stays mapped until the drop.
+unsafe impl Send for SharedWord {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWord {}
+
+impl SharedWord {
+    /// Maps the first eight bytes of a file that is at least that long and is never cut.
+    pub(crate) fn map(file: &File) -> io::Result<Self> {
+        const LENGTH: usize = size_of::<AtomicU64>();
+        if file.metadata()?.len() < LENGTH as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: a new mapping where the kernel likes touches nothing that exists; a mapping begins at a page, so the
+        // number is aligned, and every pattern of bits is one.
+        let place = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                LENGTH,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if place == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let place = NonNull::new(place.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { place })
+    }
+
+    /// The number.
+    pub(crate) fn word(&self) -> &AtomicU64 {
+        // SAFETY: it is mapped as long as `self` lives, aligned, and never used but as an atomic.
+        unsafe { self.place.as_ref() }
+    }
+}
+
+impl Drop for SharedWord {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this length, and nobody borrows it any more.
+        unsafe {
+            libc::munmap(self.place.as_ptr().cast(), size_of::<AtomicU64>());
+        }
+    }
+}
+
+/// A timer on the clock that goes on in suspension: what is due meanwhile is due at the wake-up. Its descriptor is
+/// readable from then on.
+pub(crate) fn boot_timer() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no memory; what it returns is a descriptor of our own, or negative.
+    let made = unsafe {
+        libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
+    };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+/// Sets a timer to a time since boot; zero stops it. Either way it is not due until then.
+pub(crate) fn set_boot_timer(timer: &OwnedFd, at: Duration) {
+    let zero = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let setting = libc::itimerspec {
+        it_interval: zero,
+        it_value: libc::timespec {
+            tv_sec: libc::time_t::try_from(at.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(at.subsec_nanos()),
+        },
+    };
+    // SAFETY: the setting is valid for reading, and the old one is not asked for.
+    unsafe {
+        libc::timerfd_settime(
+            timer.as_raw_fd(),
+            libc::TFD_TIMER_ABSTIME,
+            &raw const setting,
+            std::ptr::null_mut(),
+        );
+    }
 }

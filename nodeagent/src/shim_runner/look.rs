@@ -68,6 +68,7 @@ pub(super) fn look(ledger: &Ledger, id: &AttemptId, ending: &Ending) -> io::Resu
             name: String::new(),
             grace_secs: 0,
             charge: crate::attempt::Charge::default(),
+            fenced: false,
             ended: Some(Ended {
                 finished_micros: Some(crate::shim::now_micros()),
                 start_error: Some(reason.clone()),

@@ -15,7 +15,7 @@ use nodeagent::runner::Runner;
 const HIDE: &str = "(env -i setsid sleep 1003 & echo $!)";
 
 /// The hierarchies that work here, tried with an attempt that tells where it is.
-async fn usable(test: &str) -> Vec<Cgroups> {
+pub(crate) async fn usable(test: &str) -> Vec<Cgroups> {
     let mut found = Vec::new();
     for version in [Cgroups::V2, Cgroups::V1] {
         let host = Host::new();
@@ -36,7 +36,7 @@ async fn usable(test: &str) -> Vec<Cgroups> {
 }
 
 /// Cgroups are the host's: two tests must not mean the same one.
-fn uid(test: &str, version: Cgroups) -> String {
+pub(crate) fn uid(test: &str, version: Cgroups) -> String {
     format!("{test}-{version:?}-{}", std::process::id())
 }
 

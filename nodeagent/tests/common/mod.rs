@@ -21,6 +21,7 @@ pub(crate) struct Host {
 pub(crate) struct Agent {
     pub(crate) runner: ShimRunner,
     pub(crate) held: Vec<Held>,
+    fences: mpsc::Receiver<AttemptId>,
     ends: mpsc::Receiver<(AttemptId, Ended)>,
     early: BTreeMap<AttemptId, Vec<Ended>>,
 }
@@ -57,6 +58,7 @@ impl Host {
         Agent {
             runner,
             held: attached.held,
+            fences: attached.fences,
             ends: attached.ends,
             early: BTreeMap::new(),
         }
@@ -86,6 +88,13 @@ impl Agent {
                 .expect("the runner lives");
             self.early.entry(id).or_default().push(end);
         }
+    }
+
+    pub(crate) async fn next_fenced(&mut self) -> AttemptId {
+        tokio::time::timeout(LONGEST, self.fences.recv())
+            .await
+            .expect("a fence in time")
+            .expect("the runner lives")
     }
 
     pub(crate) async fn output(&self, id: &AttemptId) -> String {
@@ -134,6 +143,7 @@ pub(crate) fn request(uid: &str, script: &str) -> StartRequest {
         run_as: None,
         grace_secs: 30,
         deadline_secs: None,
+        fence: None,
         charge: Charge::default(),
         boot_id: "boot".to_owned(),
     }

@@ -32,6 +32,7 @@ impl Shell {
             .filter(|(_, attempt)| attempt.let_go.is_none())
             .map(|(id, attempt)| {
                 let state = match (&attempt.ended, &attempt.lingering) {
+                    (None, None) if attempt.fenced => LocalState::Fenced,
                     (None, None) => LocalState::Active {
                         kill_at: attempt.kill_at,
                     },
@@ -76,6 +77,7 @@ impl Shell {
             seen,
             locals,
             misfit,
+            in_contact: context.in_contact(),
             closing: self.closing,
             stop_all: self.stop_all,
             now,
@@ -177,6 +179,7 @@ impl Shell {
                     grace_secs: environment::grace_secs(&job),
                     charge: binding.map(environment::charge).unwrap_or_default(),
                     kill_at: None,
+                    fenced: false,
                     ended: None,
                     lingering: None,
                     usage: None,
@@ -205,6 +208,7 @@ impl Shell {
                     Done::Stopped(id, kill_at, stopped.is_ok())
                 });
             }
+            Action::Thaw { attempt } => self.thaw(uid, attempt),
             Action::LetGo {
                 attempt,
                 keep_output,
@@ -221,6 +225,27 @@ impl Shell {
         }
     }
 
+    fn thaw(&mut self, uid: &str, attempt: u32) {
+        let Some(slot) = self.jobs.get_mut(uid) else {
+            return;
+        };
+        slot.operations += 1;
+        let context = Arc::clone(&self.context);
+        let id = AttemptId {
+            uid: uid.to_owned(),
+            attempt,
+        };
+        self.operations.spawn(async move {
+            tracing::info!(attempt = %id, "contact is back: thawing");
+            let thawed = context.options.runner.thaw(id.clone()).await;
+            if let Err(error) = &thawed {
+                let error = crate::error_chain(error);
+                tracing::warn!(error, attempt = %id, "failed to thaw");
+            }
+            Done::Thawed(id, thawed.is_ok())
+        });
+    }
+
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
             Done::Job(uid, result) => self.on_answer(&uid, result),
@@ -230,8 +255,17 @@ impl Shell {
                     && passed_on
                 {
                     attempt.kill_at = Some(kill_at);
+                    attempt.fenced = false;
                 }
                 self.settle(&id.uid.clone(), passed_on);
+            }
+            Done::Thawed(id, done) => {
+                if let Some(attempt) = self.attempts.get_mut(&id)
+                    && done
+                {
+                    attempt.fenced = false;
+                }
+                self.settle(&id.uid.clone(), done);
             }
             Done::Sent(id, answer) => {
                 self.sends -= 1;
@@ -327,6 +361,7 @@ fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
                 .and_then(|record| record.reason.clone());
             tracing::warn!(namespace, name, attempt, reason, "refusing a binding");
         }
+        Write::Back => tracing::info!(namespace, name, attempt, "seen again"),
         Write::Release => tracing::debug!(namespace, name, attempt, "releasing"),
         Write::End => {
             let phase = next.phase.map(crds::Phase::as_str);

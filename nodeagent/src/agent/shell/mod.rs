@@ -90,6 +90,8 @@ struct Attempt {
     grace_secs: u32,
     charge: Charge,
     kill_at: Option<Timestamp>,
+    /// It is frozen for want of contact.
+    fenced: bool,
     /// It ended and nothing is left of it.
     ended: Option<(Ended, Instant)>,
     /// It ended and something is left of it.
@@ -103,6 +105,7 @@ enum Done {
     Job(String, Result<Option<Box<Job>>, CallError>),
     Started(AttemptId, Result<(), StartError>),
     Stopped(AttemptId, Timestamp, bool),
+    Thawed(AttemptId, bool),
     Sent(AttemptId, Result<Position, SendError>),
     Forgotten,
 }
@@ -117,6 +120,7 @@ pub(super) struct Shell {
     operations: JoinSet<Done>,
     sends: usize,
     ends: mpsc::Receiver<(AttemptId, Ended)>,
+    fences: mpsc::Receiver<AttemptId>,
     /// Uids of the list that is being received.
     listing: Option<BTreeSet<String>>,
     forgets: Vec<AttemptId>,
@@ -137,6 +141,7 @@ impl Shell {
             operations: JoinSet::new(),
             sends: 0,
             ends: attached.ends,
+            fences: attached.fences,
             listing: None,
             forgets: Vec::new(),
             tombs: VecDeque::new(),
@@ -162,6 +167,7 @@ impl Shell {
                 grace_secs: held.grace_secs,
                 charge: held.charge,
                 kill_at: None,
+                fenced: held.fenced,
                 ended,
                 lingering,
                 usage: None,
@@ -213,6 +219,8 @@ impl Shell {
                     Some((id, ended)) => self.on_end(&id, ended),
                     None => return Err(RunError::RunnerEnded),
                 },
+                Some(id) = self.fences.recv() => self.on_fence(&id),
+                () = self.context.renewed.notified() => self.on_contact(),
                 event = watch.try_next(), if watch_again.is_none() => match event {
                     Ok(Some(event)) => self.on_watch(event),
                     Ok(None) => watch_again = Some(Instant::now() + WATCH_PAUSE),

@@ -150,6 +150,27 @@ impl Shell {
         self.enqueue(&id.uid);
     }
 
+    /// An attempt was frozen: whether it may go on is read once there is contact.
+    pub(super) fn on_fence(&mut self, id: &AttemptId) {
+        if let Some(attempt) = self.attempts.get_mut(id) {
+            attempt.fenced = true;
+            self.doubt(&id.uid);
+        }
+    }
+
+    /// A renewal was acknowledged: what is frozen is read again, because what was known is of before.
+    pub(super) fn on_contact(&mut self) {
+        let fenced = self.attempts.iter().filter(|(_, attempt)| attempt.fenced);
+        let uids: Vec<_> = fenced.map(|(id, _)| id.uid.clone()).collect();
+        for uid in uids {
+            match self.jobs.get_mut(&uid) {
+                // What is under way may have been answered before.
+                Some(slot) if slot.operations > 0 => slot.hinted = true,
+                _ => self.doubt(&uid),
+            }
+        }
+    }
+
     pub(super) fn on_timer(&mut self) {
         let now = Instant::now();
         while let Some((time, _)) = self.timers.first() {
