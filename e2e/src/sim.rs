@@ -241,9 +241,15 @@ impl Sim {
         let client = machine.transport.client();
         machine.agent = Some(tokio::spawn(async move {
             let ended = nodeagent::run(client, options, CancellationToken::new()).await;
-            ended.expect("a simulated agent does not end by itself");
+            ended.expect("a simulated agent fails never, and ends when its node is to stop");
         }));
         Ok(())
+    }
+
+    /// Has the agent of a machine ended?
+    pub fn agent_has_ended(&self, index: usize) -> bool {
+        let agent = self.machines[index].agent.as_ref();
+        agent.is_none_or(JoinHandle::is_finished)
     }
 
     /// Cuts a machine off: its agent reaches nobody, and what runs on it goes on.

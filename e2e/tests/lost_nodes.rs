@@ -1,4 +1,4 @@
-//! Nodes that fall silent: what runs on them goes on, waits, is fenced and runs elsewhere, and never twice at once.
+//! Nodes that are to be emptied, and nodes that fall silent: what runs on them goes on, waits, is fenced and runs elsewhere, and never twice at once.
 
 use std::time::Duration;
 
@@ -255,4 +255,39 @@ async fn no_job_runs_twice_at_once_whatever_is_cut_or_crashes() -> Result<()> {
         sim.check()?;
     }
     Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_node_takes_none_and_a_stopped_one_ends_its_agent_when_it_is_empty() -> Result<()>
+{
+    let sim = two_nodes().await?;
+    let nodes: Api<Node> = Api::all(sim.client());
+    let wants = |state: &str| Patch::Merge(json!({"spec": {"desiredState": state}}));
+    let params = PatchParams::default();
+    sim.pass(Duration::from_secs(5)).await;
+    nodes.patch("node-1", &params, &wants("Pause")).await?;
+    let job = json!({"command": ["sim", "trap=0", "sleep=300"], "resources": {"gpus": 2}});
+    sim.submit("one", job.clone()).await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["one"]) == Phase::Running)
+        .await?;
+    sim.submit("two", job).await?;
+    sim.pass(Duration::from_secs(30)).await;
+    let jobs = sim.list().await?;
+    assert_eq!(place(&jobs["one"]), Some(0));
+    assert_eq!(place(&jobs["two"]), None, "a paused node takes none");
+
+    nodes.patch("node-1", &params, &wants("Run")).await?;
+    sim.run_until(LIMIT, |jobs| phase(&jobs["two"]) == Phase::Running)
+        .await?;
+    nodes.patch("node-0", &params, &wants("Stop")).await?;
+    sim.run_until(LIMIT, |_| sim.agent_has_ended(0)).await?;
+    let jobs = sim.list().await?;
+    let status = jobs["one"].status.as_ref().context("a status")?;
+    assert_eq!(status.phase, Some(Phase::Pending), "it waits for node-1");
+    let reason = status.attempts[0].reason.clone().unwrap_or_default();
+    assert!(reason.contains("drained"), "{reason}");
+    assert!(!sim.agent_has_ended(1));
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert_eq!(place(&jobs["one"]), Some(1));
+    sim.check()
 }

@@ -161,6 +161,9 @@ pub struct Ended {
     pub start_error: Option<String>,
     /// Why the end could not be observed.
     pub lost: Option<String>,
+    /// Nothing of it was ever started, if the node was not started anew since: what is said before the fork was not said.
+    #[serde(default)]
+    pub unstarted: bool,
     /// Processes of the attempt that were still there when this was told; absent once none is left, and with it the
     /// attempt holds nothing any more.
     #[serde(default)]

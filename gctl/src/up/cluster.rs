@@ -143,9 +143,12 @@ impl Cluster {
             options.stop_jobs = stop_jobs.clone();
             let end = agents.end.clone();
             agents.tasks.spawn(async move {
-                nodeagent::run(client, options, end)
+                nodeagent::run(client, options, end.clone())
                     .await
-                    .map_err(|error| api::chain(&error))
+                    .map_err(|error| api::chain(&error))?;
+                // A node whose spec says `desiredState: Stop` is left alone; the others go on.
+                end.cancelled().await;
+                Ok(())
             });
         }
         Ok(Cluster {

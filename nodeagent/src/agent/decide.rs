@@ -114,6 +114,8 @@ pub(crate) enum Write {
     Release,
     /// The node is seen again, and the attempt goes on.
     Back,
+    /// Back to the queue: nothing of the attempt was ever started.
+    Again,
 }
 
 /// What to do, and when to look again without any news.
@@ -205,6 +207,13 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
         }
         Some(LocalState::Lingering { .. }) if told => {}
         Some(LocalState::Ended { report: false, .. }) => {}
+        Some(LocalState::Ended { ended, .. })
+            if ended.unstarted && stop.is_none() && is_of_this_boot(observed, status) =>
+        {
+            let next = never_started(status);
+            plan.actions
+                .push(Action::Write(Write::Again, Box::new(next)));
+        }
         Some(LocalState::Ended { ended, usage, .. } | LocalState::Lingering { ended, usage }) => {
             let next = end(observed, job, status, ended, usage);
             plan.actions.push(Action::Write(Write::End, Box::new(next)));
@@ -253,6 +262,21 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
             None => unclaimed(observed, job, status, plan),
         },
     }
+}
+
+/// Was the job claimed in this boot? Only then what is on the disk is all that was written there.
+fn is_of_this_boot(observed: &Observed<'_>, status: &JobStatus) -> bool {
+    let claim = phase::current_claim(status);
+    claim.is_some_and(|claim| claim.boot_id == observed.boot_id)
+}
+
+/// The status of a job that goes back to its place in the queue, because nothing of its attempt ran.
+fn never_started(status: &JobStatus) -> JobStatus {
+    let status = JobStatus {
+        start_time: None,
+        ..status.clone()
+    };
+    phase::requeue(&status, "its attempt was prepared and never started")
 }
 
 fn grace_end(observed: &Observed<'_>, local: Option<&Local<'_>>) -> Timestamp {

@@ -146,3 +146,35 @@ fn an_agent_that_comes_back_after_the_end_was_told_releases_and_nothing_else() {
         "what runs though the job has ended is stopped"
     );
 }
+
+#[test]
+fn what_was_never_started_goes_back_to_the_queue_if_that_is_proven() {
+    let unstarted = Ended {
+        code: None,
+        lost: Some("prepared and never started".to_owned()),
+        unstarted: true,
+        ..exit(0)
+    };
+    let running = claimed(|_, status| status.enqueue_time = Some(micro(Timestamp::UNIX_EPOCH)));
+    let again = after(&running, ended(2, &unstarted), Write::Again);
+    let status = again.status.clone().unwrap_or_default();
+    assert_eq!(status.phase, Some(Phase::Pending));
+    assert_eq!(status.enqueue_time, Some(micro(Timestamp::UNIX_EPOCH)));
+    assert_eq!(status.attempts[0].start_time, None);
+    assert_eq!(
+        words(&observed(fresh(&again), vec![ended(2, &unstarted)])),
+        ["let go 2 true"]
+    );
+
+    // After a power cut a blank record proves nothing, and who is to be stopped is not started anew.
+    let rebooted = claimed(|_, status| {
+        let claim = status.claim.as_mut().expect("claimed");
+        claim.boot_id = "boot-0".to_owned();
+    });
+    let stopped = claimed(|_, status| {
+        status.stop = Some(stop(StopReason::Cancelled, "2026-01-01T00:00:10Z"));
+    });
+    for job in [&rebooted, &stopped] {
+        after(job, ended(2, &unstarted), Write::End);
+    }
+}

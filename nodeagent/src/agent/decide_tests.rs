@@ -370,7 +370,7 @@ fn a_plan_that_was_carried_out_needs_no_other() {
         after.status = Some(*next);
         let locals = match write {
             Write::Claim => vec![active(2, None)],
-            Write::End | Write::Refuse | Write::Release | Write::Back => Vec::new(),
+            Write::End | Write::Refuse | Write::Release | Write::Back | Write::Again => Vec::new(),
         };
         assert_eq!(
             words(&observed(fresh(&after), locals)),

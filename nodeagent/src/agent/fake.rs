@@ -189,6 +189,9 @@ impl State {
     }
 
     fn read(&mut self, path: &str, query: &str) -> Reply {
+        if path.ends_with("/nodes") {
+            return self.read_nodes(query);
+        }
         if query.contains("watch=true") {
             let (sender, mut receiver) = mpsc::unbounded_channel();
             let from = query
@@ -222,6 +225,20 @@ impl State {
             Some(object) => reply(StatusCode::OK, object),
             None => failure(StatusCode::NOT_FOUND, "NotFound"),
         }
+    }
+
+    /// Nodes are listed empty and watched in vain: what they ask of an agent is tried against a real server.
+    fn read_nodes(&self, query: &str) -> Reply {
+        if query.contains("watch=true") {
+            let frames = futures::stream::pending();
+            return Response::new(UnsyncBoxBody::new(StreamBody::new(frames)));
+        }
+        let version = (1_000_000_000 + self.revision).to_string();
+        reply(
+            StatusCode::OK,
+            &json!({"kind": "NodeList", "apiVersion": "gctl.dev/v1",
+                "metadata": {"resourceVersion": version}, "items": []}),
+        )
     }
 
     fn write(&mut self, method: &Method, path: &str, body: &Value) -> Reply {

@@ -12,6 +12,7 @@
 
 mod capacity;
 mod decide;
+mod desired;
 mod logs;
 pub(crate) mod operations;
 mod shell;
@@ -105,6 +106,8 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) facts: node::Facts,
     board: Mutex<Board>,
+    /// Rung when it has changed whether this agent is to end once it holds nothing.
+    leaving_changed: Notify,
     /// Rung when a renewal was acknowledged after a time without.
     pub(crate) renewed: Notify,
     /// Rung when what lingers has changed.
@@ -118,6 +121,8 @@ struct Board {
     running: Vec<AttemptId>,
     /// When the last acknowledged renewal was sent.
     contact: Option<Instant>,
+    /// The node is to stop.
+    leaving: bool,
     /// Ended attempts of which something is left, with the cards that it holds.
     lingering: Vec<(AttemptId, Vec<String>)>,
     /// Most GPU memory that each running attempt was seen with, by card.
@@ -167,6 +172,17 @@ impl Context {
         }
     }
 
+    fn set_leaving(&self, leaving: bool) {
+        let before = self.board(|board| std::mem::replace(&mut board.leaving, leaving));
+        if before != leaving {
+            self.leaving_changed.notify_one();
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.board(|board| board.leaving)
+    }
+
     /// Was the control plane heard of lately?
     fn in_contact(&self) -> bool {
         let contact = self.board(|board| board.contact);
@@ -206,7 +222,7 @@ impl Context {
     }
 }
 
-/// Runs the agent of one node until `shutdown`. Jobs run on and are adopted by the next agent, unless `stop_jobs` is
+/// Runs the agent of one node until `shutdown`, or until its Node says `desiredState: Stop` and nothing is left here. Jobs run on and are adopted by the next agent, unless `stop_jobs` is
 /// set by then.
 pub async fn run(
     client: Client,
@@ -226,9 +242,11 @@ pub async fn run(
             },
             running: Vec::new(),
             contact: None,
+            leaving: false,
             lingering: Vec::new(),
             peaks: BTreeMap::new(),
         }),
+        leaving_changed: Notify::new(),
         renewed: Notify::new(),
         lingering_changed: Notify::new(),
         client,
@@ -245,9 +263,12 @@ pub async fn run(
         node_shutdown.clone(),
     );
     let jobs = async {
-        let result = shell::Shell::new(Arc::clone(&context), attached)
-            .run(shutdown)
-            .await;
+        let shell = shell::Shell::new(Arc::clone(&context), attached);
+        let result = tokio::select! {
+            biased;
+            result = shell.run(shutdown) => result,
+            never = desired::watch(Arc::clone(&context)) => never,
+        };
         node_shutdown.cancel();
         result
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -144,6 +144,8 @@ fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<bool> {
         lines.push(Line::Lost {
             micros,
             reason: loss(record).to_owned(),
+            // The record says what is about to be done before anything is forked, and its lock is ours.
+            unstarted: record.shim.is_none(),
         });
     }
     lines.push(Line::Emptied {
@@ -151,6 +153,8 @@ fn bury(id: &AttemptId, record: &Record, lock: &mut File) -> io::Result<bool> {
         cpu_millis: None,
         peak_memory_bytes: None,
     });
+    // A line that was torn ends here, and takes none of these with it.
+    lock.write_all(b"\n")?;
     record::append(lock, &lines)?;
     Ok(true)
 }
@@ -225,4 +229,41 @@ fn is_of_another_boot(record: &Record) -> bool {
     let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let now = now.trim();
     !record.boot_id.is_empty() && !now.is_empty() && record.boot_id != now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::record::RECORD;
+
+    #[test]
+    fn only_a_blank_record_proves_that_nothing_was_started() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ledger = Ledger::open(dir.path()).expect("a fresh directory");
+        let intent = "{\"Intent\":{\"shim_pid\":0,\"shim_start_ticks\":1,\"boot_id\":\"\",\"namespace\":\"\",\
+            \"name\":\"\",\"grace_secs\":0,\"charge\":{\"gpus\":[],\"vram_bytes\":null,\"whole_gpus\":false,\
+            \"cpu_millis\":0,\"memory_bytes\":0}}}";
+        for (uid, text, unstarted) in [
+            ("none", None, true),
+            ("blank", Some("\n".to_owned()), true),
+            ("torn", Some(intent[..40].to_owned()), true),
+            ("whole", Some(format!("{intent}\n")), false),
+        ] {
+            let id = AttemptId {
+                uid: uid.to_owned(),
+                attempt: 1,
+            };
+            ledger.seal(&id).expect("writable");
+            if let Some(text) = text {
+                let record = ledger.attempts_dir().join(id.to_string());
+                std::fs::write(record.join(RECORD), text).expect("writable");
+            }
+            let Found::Ended(held) = adopt(&ledger, &id).expect("readable") else {
+                panic!("{uid} has no shim");
+            };
+            let ended = held.ended.expect("it is over");
+            assert!(ended.lost.is_some(), "{uid}");
+            assert_eq!(ended.unstarted, unstarted, "{uid}");
+        }
+    }
 }

@@ -77,7 +77,13 @@ pub(crate) enum Line {
     /// It was thawed.
     Thawed { micros: i64 },
     /// The exit was never seen; written by an agent that found the lifetime lock free.
-    Lost { micros: i64, reason: String },
+    Lost {
+        micros: i64,
+        reason: String,
+        /// The record was blank.
+        #[serde(default)]
+        unstarted: bool,
+    },
     /// No process of the tree is left.
     Emptied {
         micros: i64,
@@ -228,7 +234,12 @@ impl Record {
                 self.ended.signal = signal;
                 self.ended.start_error = start_error;
             }
-            Line::Lost { micros, reason } => {
+            Line::Lost {
+                micros,
+                reason,
+                unstarted,
+            } => {
+                self.ended.unstarted = unstarted;
                 self.exited = true;
                 self.ended.finished_micros = Some(micros);
                 self.ended.lost = Some(reason);

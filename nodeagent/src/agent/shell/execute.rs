@@ -78,7 +78,7 @@ impl Shell {
             locals,
             misfit,
             in_contact: context.in_contact(),
-            closing: self.closing,
+            closing: self.closing || self.leaving,
             stop_all: self.stop_all,
             now,
         });
@@ -360,6 +360,9 @@ fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
                 .last()
                 .and_then(|record| record.reason.clone());
             tracing::warn!(namespace, name, attempt, reason, "refusing a binding");
+        }
+        Write::Again => {
+            tracing::warn!(namespace, name, attempt, "never started: back to the queue");
         }
         Write::Back => tracing::info!(namespace, name, attempt, "seen again"),
         Write::Release => tracing::debug!(namespace, name, attempt, "releasing"),

@@ -128,6 +128,10 @@ pub(super) struct Shell {
     tomb_versions: BTreeMap<String, u64>,
     closing: bool,
     stop_all: bool,
+    /// This agent ends once nothing is left here.
+    leaving: bool,
+    /// All jobs that are bound here were seen once.
+    listed: bool,
 }
 
 impl Shell {
@@ -148,6 +152,8 @@ impl Shell {
             tomb_versions: BTreeMap::new(),
             closing: false,
             stop_all: false,
+            leaving: false,
+            listed: false,
         };
         let now = Instant::now();
         for held in attached.held {
@@ -196,6 +202,10 @@ impl Shell {
             if self.closing && self.is_at_rest() {
                 return Ok(());
             }
+            if self.leaving && self.is_empty() {
+                tracing::info!("the node is to stop and holds nothing: the agent ends");
+                return Ok(());
+            }
             let timer = self.timers.first().map(|(time, _)| *time);
             tokio::select! {
                 biased;
@@ -221,6 +231,10 @@ impl Shell {
                 },
                 Some(id) = self.fences.recv() => self.on_fence(&id),
                 () = self.context.renewed.notified() => self.on_contact(),
+                () = self.context.leaving_changed.notified() => {
+                    self.leaving = self.context.is_leaving();
+                    self.enqueue_all();
+                }
                 event = watch.try_next(), if watch_again.is_none() => match event {
                     Ok(Some(event)) => self.on_watch(event),
                     Ok(None) => watch_again = Some(Instant::now() + WATCH_PAUSE),
@@ -295,6 +309,15 @@ impl Shell {
             .filter(|(_, attempt)| attempt.lingering.is_some())
             .map(|(id, attempt)| (id.clone(), attempt.charge.gpus.clone()));
         self.context.set_lingering(lingering.collect());
+    }
+
+    /// Whether nothing of any job is left here, and no job is bound here.
+    fn is_empty(&self) -> bool {
+        self.listed
+            && self.attempts.is_empty()
+            && self.jobs.is_empty()
+            && self.forgets.is_empty()
+            && self.operations.is_empty()
     }
 
     /// When all jobs are being stopped: whether all have ended and were reported. What does not die is left to the next

@@ -24,6 +24,7 @@ impl Shell {
             }
             watcher::Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
+                self.listed = true;
                 let vanished: Vec<_> = self
                     .jobs
                     .keys()
