@@ -1,3 +1,5 @@
+//! Directories of forgotten attempts that are used again: what may be handed on, and to whom.
+
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
