@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    apply, cancel, completion, delete, describe, get, logs, preempt, priority, submit, version,
-    wait, why,
+    apply, cancel, completion, delete, describe, get, logs, node, preempt, priority, submit,
+    version, wait, why,
 };
 use crate::connection::Choice;
 use crate::{exit, sync, up};
@@ -80,6 +80,8 @@ pub enum Command {
     Nudge(priority::NudgeArgs),
     /// Say why a job waits, who is ahead, when it may start, and what would start it now
     Why(why::Args),
+    /// Say what became of a node
+    Node(node::Args),
     /// Keep objects as a directory of files says
     Sync(sync::Args),
     /// Show the versions of this binary and of the server

@@ -32,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    apply, cancel, completion, delete, describe, get, logs, preempt, priority, submit, version,
-    wait, why,
+    apply, cancel, completion, delete, describe, get, logs, node, preempt, priority, submit,
+    version, wait, why,
 };
 use crate::connection::Connection;
 use crate::error::Error;
@@ -148,6 +148,7 @@ async fn dispatch(session: &mut Session, command: &Command) -> Result<Exit, Erro
         Command::Priority(args) => priority::run(session, args).await,
         Command::Nudge(args) => priority::nudge(session, args).await,
         Command::Why(args) => Box::pin(why::run(session, args)).await,
+        Command::Node(args) => node::run(session, args).await,
         Command::Sync(args) => sync::run(session, args).await,
         Command::Version(args) => version::run(Some(session), &session.output, args).await,
         Command::Completion(args) => completion::run(&session.output, args),

@@ -492,3 +492,32 @@ async fn a_preemption_names_the_attempt_that_shall_leave() {
         blockers.out
     );
 }
+
+#[tokio::test]
+async fn a_node_is_forgotten_by_its_last_renewal_and_not_while_it_is_seen() {
+    let cluster = Cluster::new().await;
+    let missing = cluster.run("node forget n1").await;
+    assert_ne!(missing.exit, Exit::Ok);
+    let objects = serde_json::json!([
+        {"apiVersion": "gctl.dev/v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": {}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gctl-node-lease"}},
+        {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": "n1", "namespace": "gctl-node-lease"},
+            "spec": {"renewTime": "2026-01-01T00:00:00.123456Z"}},
+    ]);
+    for (index, object) in objects.as_array().unwrap().iter().enumerate() {
+        let path = cluster.directory.path().join(format!("{index}.json"));
+        std::fs::write(path, object.to_string()).unwrap();
+        if index == 2 {
+            let never = cluster.run("node forget n1").await;
+            assert!(never.err.contains("never renewed"), "{}", never.err);
+        }
+        let applied = cluster.run(&format!("apply -f DIR/{index}.json")).await;
+        assert_eq!(applied.exit, Exit::Ok, "{}", applied.err);
+    }
+    let forgotten = cluster.run("node forget n1").await;
+    assert_eq!(forgotten.exit, Exit::Ok, "{}", forgotten.err);
+    assert!(forgotten.out.contains("forgotten"), "{}", forgotten.out);
+    let node = cluster.run("get gn n1 -o jsonpath={.spec.goneAfter}").await;
+    assert_eq!(node.out.trim(), "2026-01-01T00:00:00.123456Z");
+}

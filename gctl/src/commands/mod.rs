@@ -7,6 +7,7 @@ pub mod delete;
 pub mod describe;
 pub mod get;
 pub mod logs;
+pub mod node;
 pub mod preempt;
 pub mod priority;
 mod snapshot;
