@@ -29,7 +29,7 @@ use crate::shim::cgroup::{Cgroup, Cgroups};
 use crate::shim::command::owner;
 use crate::shim::{SHIM_OK, ShimRequest};
 use crate::spawner::{MOST_FRAME_BYTES, News, Spawner};
-use look::{Ending, ending, look};
+use look::{Ending, ending, listen, look};
 
 /// Starts that wait for the spawner.
 const COMMAND_QUEUE: usize = 256;
@@ -692,17 +692,4 @@ impl Driver {
         }
         true
     }
-}
-
-/// Reads a spawner's news in a task of its own, because half a message must not be dropped.
-fn listen(mut receiver: crate::spawner::Receiver) -> mpsc::Receiver<News> {
-    let (sender, news) = mpsc::channel(COMMAND_QUEUE);
-    tokio::spawn(async move {
-        while let Some(one) = receiver.next().await {
-            if sender.send(one).await.is_err() {
-                return;
-            }
-        }
-    });
-    news
 }

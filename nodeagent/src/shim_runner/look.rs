@@ -2,10 +2,14 @@
 
 use std::io;
 
+use tokio::sync::mpsc;
+
+use super::COMMAND_QUEUE;
 use crate::attempt::{AttemptId, Ended, Held};
 use crate::ledger::Ledger;
 use crate::ledger::adopt::{Found, adopt, lingering_end};
 use crate::shim::{SHIM_EXISTS, SHIM_NO_RECORD, SHIM_OK};
+use crate::spawner::News;
 
 /// Why an attempt is looked at.
 pub(super) enum Ending {
@@ -76,4 +80,17 @@ pub(super) fn look(ledger: &Ledger, id: &AttemptId, ending: &Ending) -> io::Resu
             }),
         })),
     }
+}
+
+/// Reads a spawner's news in a task of its own, because half a message must not be dropped.
+pub(super) fn listen(mut receiver: crate::spawner::Receiver) -> mpsc::Receiver<News> {
+    let (sender, news) = mpsc::channel(COMMAND_QUEUE);
+    tokio::spawn(async move {
+        while let Some(one) = receiver.next().await {
+            if sender.send(one).await.is_err() {
+                return;
+            }
+        }
+    });
+    news
 }
