@@ -135,7 +135,8 @@ impl Driver {
     /// When to go on without being told anything.
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let room = self.in_flight.len() < self.max_in_flight;
+        // Nothing is looked at while a write waits for the answer to another one, which wakes this task.
+        let room = self.in_flight.len() < self.max_in_flight && self.backlog.is_empty();
         if self.world.is_synced() && room && self.queues.iter().any(|queue| !queue.is_idle()) {
             return now;
         }
@@ -360,5 +361,70 @@ fn report(controller: crate::ControllerName, op: &Op, failure: &Failure, pause: 
             %controller, %target, verb = op.verb(), failure = %chain(failure), ?pause,
             "write failed, trying again later",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+    use crate::ControllerName;
+    use crate::shell::fake::Fake;
+    use crate::shell::testing::{at, job};
+
+    /// Wants one write for every look at the fleet.
+    struct Eager;
+
+    impl Controller for Eager {
+        fn name(&self) -> ControllerName {
+            ControllerName::Placement
+        }
+
+        fn on_change(&mut self, _: &Change, _: &World, _: Timestamp, _: &mut Wanted) {}
+
+        fn reconcile(&mut self, _: &Subject, _: &World, _: Timestamp) -> Plan {
+            Plan::of(Op::DeleteJob {
+                base: job("a").build(),
+            })
+        }
+    }
+
+    fn sync(world: &mut World) {
+        let (mut jobs, mut nodes) = (Vec::new(), Vec::new());
+        let (mut queues, mut profiles, mut leases) = (Vec::new(), Vec::new(), Vec::new());
+        for event in [Event::Init, Event::InitDone] {
+            world.jobs.on_event(event, &mut jobs);
+        }
+        for event in [Event::Init, Event::InitDone] {
+            world.nodes.on_event(event, &mut nodes);
+        }
+        for event in [Event::Init, Event::InitDone] {
+            world.queues.on_event(event, &mut queues);
+        }
+        for event in [Event::Init, Event::InitDone] {
+            world.profiles.on_event(event, &mut profiles);
+        }
+        for event in [Event::Init, Event::InitDone] {
+            world.leases.on_event(event, &mut leases);
+        }
+        assert!(world.is_synced());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_waits_for_another_does_not_keep_the_driver_awake() {
+        let fake = Fake::default();
+        let _unanswered = fake.gate();
+        let controllers: Vec<Box<dyn Controller>> = vec![Box::new(Eager)];
+        let clock: Clock = std::sync::Arc::new(|| at(0));
+        let mut driver = Driver::new(fake.client(), clock, 1, 8, controllers);
+        sync(&mut driver.world);
+        for _ in 0..3 {
+            driver.queues[0].add(Subject::Fleet);
+            driver.look();
+        }
+        assert_eq!((driver.in_flight.len(), driver.backlog.len()), (1, 1));
+        assert!(!driver.queues[0].is_idle());
+        assert!(driver.next_wake() > Instant::now());
     }
 }
