@@ -8,8 +8,7 @@
 //! not foreseen, and neither are quotas. Where nothing that runs has a known end, or the look is cut off, the answer is
 //! that it is unknown.
 //!
-//! **Cost.** At most [`MOST_EVENTS`] ends and [`MOST_TRIES`] tries to fit in each course, over the nodes that could take
-//! the job.
+//! **Cost.** At most 1,000 ends and 20,000 tries to fit in each course, over the nodes that could take the job.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
