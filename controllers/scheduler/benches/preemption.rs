@@ -67,22 +67,9 @@ fn run(cluster: &mut Cluster, job: &Job, placement: Placement) {
     let at: u32 = job.uid.as_str()[6..].parse().unwrap_or(0);
     let started = Millis(i64::from(at * 7919 % 86_400) * 1000);
     cluster.upsert_bound(BoundJob {
-        uid: placement.job,
-        queue: job.queue.clone(),
         attempt: 1,
-        node: placement.node,
-        gpus: placement.gpus,
-        vram: placement.vram,
-        whole_gpus: placement.whole_gpus,
-        whole_node: placement.whole_node,
-        cpu: placement.cpu,
-        memory: placement.memory,
-        priority: job.priority,
-        terms: job.terms,
-        estimate: job.estimate,
-        bound_at: started,
         started: Some(started),
-        ..BoundJob::default()
+        ..placement.bound(job, started)
     });
 }
 

@@ -12,7 +12,7 @@ use crate::attempt::Tried;
 use crate::cluster::{Cluster, Entry};
 use crate::explain::Explanation;
 use crate::fleet::Freed;
-use crate::input::{BoundJob, Bytes, GpuUuid, JobUid, MilliCpu, Millis, NodeName};
+use crate::input::{BoundJob, Bytes, GpuUuid, Job, JobUid, MilliCpu, Millis, NodeName};
 use crate::order::{Heads, Place};
 use crate::pending::{Blocked, Class, ClassId, ShelfKey};
 use crate::ranking::Pass;
@@ -38,6 +38,30 @@ pub struct Placement {
     pub cpu: MilliCpu,
     /// Host memory charged.
     pub memory: Bytes,
+}
+
+impl Placement {
+    /// What the job holds there from now on, before its attempt is known and its process has started.
+    pub fn bound(&self, job: &Job, now: Millis) -> BoundJob {
+        BoundJob {
+            uid: self.job.clone(),
+            queue: job.queue.clone(),
+            node: self.node.clone(),
+            gpus: self.gpus.clone(),
+            vram: self.vram,
+            whole_gpus: self.whole_gpus,
+            whole_node: self.whole_node,
+            cpu: self.cpu,
+            memory: self.memory,
+            priority: job.priority,
+            enqueued_micros: Some(job.enqueued_micros),
+            terms: job.terms,
+            estimate: job.estimate,
+            bound_at: now,
+            gang: job.gang.as_ref().map(|gang| gang.id.clone()),
+            ..BoundJob::default()
+        }
+    }
 }
 
 /// One decision.
@@ -281,25 +305,7 @@ impl Cluster {
         };
         self.give_up_slots(uid, Some(&slot));
         self.pending.remove(class, &job);
-        let bound = BoundJob {
-            uid: uid.clone(),
-            queue: job.queue.clone(),
-            attempt: 0,
-            node: node.clone(),
-            gpus: placement.gpus.clone(),
-            vram: placement.vram,
-            whole_gpus: placement.whole_gpus,
-            whole_node: placement.whole_node,
-            cpu: placement.cpu,
-            memory: placement.memory,
-            priority: job.priority,
-            enqueued_micros: Some(job.enqueued_micros),
-            terms: job.terms,
-            estimate: job.estimate,
-            bound_at: now,
-            gang: job.gang.as_ref().map(|gang| gang.id.clone()),
-            ..BoundJob::default()
-        };
+        let bound = placement.bound(&job, now);
         let node = node.clone();
         self.jobs.insert(uid.clone(), Entry::Assumed { job, node });
         self.hold(bound);

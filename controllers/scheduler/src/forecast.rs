@@ -150,21 +150,8 @@ impl<'a> Play<'a> {
             return;
         };
         let bound = BoundJob {
-            uid: job.uid.clone(),
-            queue: job.queue.clone(),
-            node: placement.node,
-            gpus: placement.gpus,
-            vram: placement.vram,
-            whole_gpus: placement.whole_gpus,
-            whole_node: placement.whole_node,
-            cpu: placement.cpu,
-            memory: placement.memory,
-            priority: job.priority,
-            terms: job.terms,
-            estimate: job.estimate,
-            bound_at: now,
             started: Some(now),
-            ..BoundJob::default()
+            ..placement.bound(job, now)
         };
         if let Some((at, firm)) = end(&bound, now, self.course) {
             self.ends.push(Reverse((at, name, &job.uid, firm)));

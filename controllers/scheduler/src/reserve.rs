@@ -428,20 +428,12 @@ impl Cluster {
             terms.limit = None;
         }
         Some(BoundJob {
-            uid: slot.job.clone(),
-            queue: job.queue.clone(),
-            node: slot.node.clone(),
-            gpus: placement.gpus,
-            vram: placement.vram,
-            whole_gpus: placement.whole_gpus,
-            whole_node: placement.whole_node,
-            cpu: placement.cpu,
-            memory: placement.memory,
-            priority: job.priority,
-            enqueued_micros: Some(job.enqueued_micros),
             terms,
             started: from.map(|from| from.plus(self.settings.start_allowance)),
-            ..BoundJob::default()
+            // It is nobody who runs, so it neither informs estimates nor belongs to a running gang.
+            estimate: None,
+            gang: None,
+            ..placement.bound(job, Millis::default())
         })
     }
 

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use scheduler::explain::Standing;
 use scheduler::{
     Attributed, BoundJob, Bytes, Cluster, Decision, Exclusive, Gpu, GpuRequest, Job, JobUid, Link,
-    MilliCpu, Millis, Node, NodeName, Packing, Placement, QueueName, QueueState, Quota,
-    ReasonClass, Requirements, Settings, Span,
+    MilliCpu, Millis, Node, NodeName, Packing, QueueName, QueueState, Quota, ReasonClass,
+    Requirements, Settings, Span,
 };
 
 /// What happens to a cluster; numbers choose among what there is.
@@ -349,7 +349,7 @@ impl Model {
             match decision {
                 Decision::Bind(placement) => {
                     let job = self.waiting.remove(&placement.job).unwrap();
-                    let bound = bound(&job, placement);
+                    let bound = placement.bound(&job, self.now);
                     self.assumed.insert(job.uid.clone(), (job, bound));
                 }
                 Decision::Infeasible { job, .. } => {
@@ -466,26 +466,6 @@ impl Model {
             && cpu + needs.cpu.0 <= node.cpu.0
             && memory + needs.memory.0 <= node.memory.0
             && gpus_take(needs, &node.gpus, &here)
-    }
-}
-
-/// Enough cards of the class that the job names, or enough to share, or enough idle ones of both kinds.
-fn bound(job: &Job, placement: &Placement) -> BoundJob {
-    BoundJob {
-        uid: job.uid.clone(),
-        queue: job.queue.clone(),
-        attempt: 0,
-        node: placement.node.clone(),
-        gpus: placement.gpus.clone(),
-        vram: placement.vram,
-        whole_gpus: placement.whole_gpus,
-        whole_node: placement.whole_node,
-        cpu: placement.cpu,
-        memory: placement.memory,
-        priority: job.priority,
-        enqueued_micros: Some(job.enqueued_micros),
-        terms: job.terms,
-        ..BoundJob::default()
     }
 }
 

@@ -341,24 +341,9 @@ impl World {
 
 fn started(job: &Job, placement: &Placement, now: Millis) -> BoundJob {
     BoundJob {
-        uid: job.uid.clone(),
-        queue: job.queue.clone(),
         attempt: 1,
-        node: placement.node.clone(),
-        gpus: placement.gpus.clone(),
-        vram: placement.vram,
-        whole_gpus: placement.whole_gpus,
-        whole_node: placement.whole_node,
-        cpu: placement.cpu,
-        memory: placement.memory,
-        priority: job.priority,
-        enqueued_micros: Some(job.enqueued_micros),
-        terms: job.terms,
-        estimate: job.estimate,
-        bound_at: now,
         started: Some(now),
-        gang: job.gang.as_ref().map(|gang| gang.id.clone()),
-        ..BoundJob::default()
+        ..placement.bound(job, now)
     }
 }
 

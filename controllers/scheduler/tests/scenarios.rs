@@ -336,24 +336,9 @@ impl World {
                     let uid = placement.job.to_string();
                     let job = &self.jobs[&uid];
                     let bound = BoundJob {
-                        queue: job.queue.clone(),
-                        priority: job.priority,
-                        enqueued_micros: Some(job.enqueued_micros),
-                        terms: job.terms,
-                        estimate: job.estimate,
-                        bound_at: self.now,
-                        started: Some(self.now),
-                        gang: job.gang.as_ref().map(|gang| gang.id.clone()),
                         attempt: 1,
-                        uid: placement.job,
-                        node: placement.node,
-                        gpus: placement.gpus,
-                        vram: placement.vram,
-                        whole_gpus: placement.whole_gpus,
-                        whole_node: placement.whole_node,
-                        cpu: placement.cpu,
-                        memory: placement.memory,
-                        ..BoundJob::default()
+                        started: Some(self.now),
+                        ..placement.bound(job, self.now)
                     };
                     self.placed.insert(uid, bound);
                 }

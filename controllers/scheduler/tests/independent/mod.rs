@@ -2,6 +2,7 @@
 
 use scheduler::{BoundJob, Bytes, Exclusive, Gpu, GpuRequest, Link, Requirements};
 
+/// Enough cards of the class that the job names, or enough to share, or enough idle ones of both kinds.
 pub(crate) fn gpus_take(needs: &Requirements, gpus: &[Gpu], here: &[&BoundJob]) -> bool {
     let wanted = needs.gpus.count() as usize;
     let takes: Vec<&Gpu> = gpus
