@@ -41,7 +41,11 @@ pub struct JobStatus {
     /// Where the job could run after a preemption. Written by placement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nomination: Option<Nomination>,
-    /// Generation of the gang that may start.
+    /// The gang: on its parent and on each of its members. Written by the gang controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang: Option<GangStatus>,
+    /// Generation of the gang that may start: written on the parent once every member's node has claimed it, then on each
+    /// member, whose node starts it when this is its own generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub go: Option<u32>,
     /// The agent's permit to start the current attempt. Written by the agent before exec.
@@ -349,6 +353,20 @@ pub struct Claim {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<MicroTime>,
+    /// Where the other members of its gang reach this one; only on a member of a gang.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Endpoint>,
+}
+
+/// Where a member of a gang is reached by the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// IP address or host name of the node, as its agent was told or found it.
+    #[schemars(length(min = 1, max = 253))]
+    pub address: String,
+    /// A TCP port that was free on the node when it claimed; the port of rank 0 becomes the gang's master port.
+    pub port: u16,
 }
 
 /// A request to stop one attempt (rules.md section 2).
@@ -445,6 +463,42 @@ pub struct Checkpoint {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<MicroTime>,
+}
+
+/// A gang: jobs that start together, each on a node of its own, or not at all (rules.md section 9).
+///
+/// On the parent it says how far the current generation is; on a member, which member it is and of which generation. A
+/// member without it is in no generation: it waits until its gang starts anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GangStatus {
+    /// Number of members.
+    pub size: u32,
+    /// Number of the current or last generation, from 1 up. A gang that starts anew is the next one.
+    #[serde(default)]
+    pub generation: u32,
+    /// Member only: its rank, from 0 up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
+    /// Addresses of the members in the order of their ranks; with `go`, and not before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 253)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub hosts: Vec<String>,
+    /// Where rank 0 listens for the others; with `go`, and not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<Endpoint>,
+    /// Parent only: members that have a node.
+    #[serde(default)]
+    pub bound: u32,
+    /// Parent only: members whose node has claimed them.
+    #[serde(default)]
+    pub claimed: u32,
+    /// Parent only: members that ended with success.
+    #[serde(default)]
+    pub succeeded: u32,
+    /// Parent only: when the first member of this generation was seen claimed; the others have a time from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claiming_since: Option<MicroTime>,
 }
 
 /// Tallies of an array (rules.md section 9).

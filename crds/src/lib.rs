@@ -37,6 +37,10 @@ pub const RELEASE_FINALIZER: &str = "gctl.dev/release";
 pub const TALLY_FINALIZER: &str = "gctl.dev/tally";
 /// Label on an array's members: the parent's name.
 pub const ARRAY_LABEL: &str = "gctl.dev/array";
+/// Label on a gang's members: the parent's name.
+pub const GANG_LABEL: &str = "gctl.dev/gang";
+/// Label on a gang's members: the rank, decimal.
+pub const GANG_RANK_LABEL: &str = "gctl.dev/gang-rank";
 /// Label on an array's members: the index, decimal.
 pub const ARRAY_INDEX_LABEL: &str = "gctl.dev/array-index";
 /// Annotation that asks for the preemption of a job's attempt: the number of the attempt, decimal. Acted on by the preemption

@@ -134,6 +134,10 @@ pub struct NodeStatus {
     /// Facts about the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info: Option<NodeInfo>,
+    /// IP address or host name by which jobs on other nodes reach this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub address: Option<String>,
     /// When the agent registered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered_time: Option<MicroTime>,

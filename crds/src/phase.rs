@@ -75,25 +75,54 @@ impl From<Outcome> for Phase {
     }
 }
 
-/// The phase that follows from the facts. The parent of an array is Running once members were made of it.
+/// The phase that follows from the facts. The parent of an array is Running once members were made of it. A member of a gang
+/// is Scheduled until the gang may go, claimed or not: nothing of it runs. The parent of a gang is Scheduled once every member
+/// has a node, and Running once they may go.
 pub fn derive(status: &JobStatus) -> Phase {
     if let Some(outcome) = status.outcome {
         return outcome.into();
     }
     let stopped = current_stop(status).is_some();
+    let may_go = may_go(status);
     let claimed = current_claim(status).is_some();
     match (&status.binding, claimed) {
-        (Some(_), true) if status.node_silent => Phase::Unknown,
+        (Some(_), true) if status.node_silent && may_go => Phase::Unknown,
         (Some(_), true) if stopped || status.finish_time.is_some() => Phase::Stopping,
+        (Some(_), true) if !may_go => Phase::Scheduled,
         (Some(_), true) => Phase::Running,
         (Some(_), false) if stopped => Phase::Stopping,
         (Some(_), false) => Phase::Scheduled,
         (None, _) => match &status.array {
             Some(array) if array.next_index > 0 && stopped => Phase::Stopping,
             Some(array) if array.next_index > 0 => Phase::Running,
-            _ => Phase::Pending,
+            _ => derive_unbound_gang(status, stopped),
         },
     }
+}
+
+/// The phase of a job without a binding that is no array: Pending, unless it is the parent of a gang with members on nodes.
+fn derive_unbound_gang(status: &JobStatus, stopped: bool) -> Phase {
+    let parent = status.gang.as_ref().filter(|gang| gang.rank.is_none());
+    let Some(gang) = parent else {
+        return Phase::Pending;
+    };
+    let running = status.go.is_some() && may_go(status);
+    let whole = gang.size > 0 && gang.bound == gang.size;
+    match (running, whole) {
+        (false, false) => Phase::Pending,
+        _ if stopped => Phase::Stopping,
+        (true, _) => Phase::Running,
+        (false, true) => Phase::Scheduled,
+    }
+}
+
+/// May the current attempt's process start once it is claimed? A member of a gang only when its generation may go, every other
+/// job at once (rules.md section 9).
+pub fn may_go(status: &JobStatus) -> bool {
+    status
+        .gang
+        .as_ref()
+        .is_none_or(|gang| status.go == Some(gang.generation))
 }
 
 /// The stop that is for the current attempt; one of an earlier attempt is not believed.

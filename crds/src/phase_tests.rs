@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::job::RetryRule;
-use crate::job_status::{ArrayStatus, Release};
+use crate::job_status::{ArrayStatus, GangStatus, Release};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 fn at(seconds: i64) -> Time {
@@ -41,6 +41,7 @@ fn claimed() -> JobStatus {
             boot_id: "boot".into(),
             attempt: 3,
             time: None,
+            endpoint: None,
         }),
         ..bound()
     }
@@ -407,4 +408,46 @@ fn the_message_says_how_it_ended_and_why() {
         terminal_message(&claimed(), &exit(3, false)),
         "exited with code 3"
     );
+}
+
+fn gang(rank: Option<u32>, bound: u32) -> Option<GangStatus> {
+    Some(GangStatus {
+        size: 2,
+        generation: 4,
+        rank,
+        bound,
+        ..GangStatus::default()
+    })
+}
+
+#[test]
+fn a_member_of_a_gang_is_scheduled_until_its_own_generation_may_go() {
+    let member = |go| JobStatus {
+        gang: gang(Some(1), 0),
+        go,
+        ..claimed()
+    };
+    assert_eq!(derive(&member(None)), Phase::Scheduled);
+    assert_eq!(derive(&member(Some(3))), Phase::Scheduled, "an earlier one");
+    assert_eq!(derive(&member(Some(4))), Phase::Running);
+    let silent = JobStatus {
+        node_silent: true,
+        ..member(None)
+    };
+    assert_eq!(derive(&silent), Phase::Scheduled, "nothing of it runs");
+    assert_eq!(requeue(&member(Some(4)), "lost").gang, None);
+}
+
+#[test]
+fn the_parent_of_a_gang_follows_its_members() {
+    let parent = |bound, go| JobStatus {
+        gang: gang(None, bound),
+        go,
+        ..JobStatus::default()
+    };
+    assert_eq!(derive(&parent(1, None)), Phase::Pending);
+    assert_eq!(derive(&parent(2, None)), Phase::Scheduled);
+    assert_eq!(derive(&parent(2, Some(3))), Phase::Scheduled);
+    assert_eq!(derive(&parent(2, Some(4))), Phase::Running);
+    assert_eq!(derive(&parent(1, Some(4))), Phase::Running, "one has ended");
 }

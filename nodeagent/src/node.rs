@@ -355,6 +355,7 @@ impl Keeper {
                 driver_version: reading.driver_version.clone(),
                 boot_time: facts.boot_time.map(Time),
             }),
+            address: None,
             registered_time: Some(MicroTime(self.registered_time)),
         }
     }

@@ -108,6 +108,7 @@ impl JobBuilder {
                 boot_id: "boot-1".to_owned(),
                 attempt: status.attempt,
                 time: None,
+                endpoint: None,
             });
         })
     }

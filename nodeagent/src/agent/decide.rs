@@ -325,6 +325,7 @@ fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut 
                 boot_id: observed.boot_id.to_owned(),
                 attempt: status.attempt,
                 time: Some(micro(observed.now)),
+                endpoint: None,
             });
             next.start_time = Some(micro(observed.now));
             next.phase = Some(phase::derive(&next));

@@ -37,6 +37,7 @@ fn claim(boot_id: &str, attempt: u32) -> Claim {
         boot_id: boot_id.to_owned(),
         attempt,
         time: None,
+        endpoint: None,
     }
 }
 
