@@ -125,6 +125,13 @@ pub fn may_go(status: &JobStatus) -> bool {
         .is_none_or(|gang| status.go == Some(gang.generation))
 }
 
+/// May there be a process of the current attempt? From the claim on; of a member of a gang only from the time on at which its
+/// node wrote `startTime`, which it does once the gang may go and before it starts anything. Until then the binding can be
+/// withdrawn by one conditional write, whatever its node is doing.
+pub fn may_have_begun(status: &JobStatus) -> bool {
+    current_claim(status).is_some() && (status.gang.is_none() || status.start_time.is_some())
+}
+
 /// The stop that is for the current attempt; one of an earlier attempt is not believed.
 pub fn current_stop(status: &JobStatus) -> Option<&Stop> {
     let stop = status.stop.as_ref();

@@ -73,6 +73,7 @@ fn request(index: u32) -> StartRequest {
         name: format!("bench-{index}"),
         program: Program::Command(vec!["/bin/true".to_owned()]),
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+        hostfile: None,
         working_dir: None,
         run_as: None,
         grace_secs: 30,

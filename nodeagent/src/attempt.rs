@@ -91,6 +91,9 @@ pub struct Fence {
     pub kill: bool,
 }
 
+/// Names the file with the hosts of the gang, in the environment of its members.
+pub const HOSTFILE_VARIABLE: &str = "GCTL_GANG_HOSTFILE";
+
 /// Everything a shim needs to run an attempt. It is never written to disk: `env` may hold secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartRequest {
@@ -104,6 +107,10 @@ pub struct StartRequest {
     pub program: Program,
     /// The whole environment, in order; of equal names the last one counts.
     pub env: Vec<(String, String)>,
+    /// The hosts of the attempt's gang as MPI reads them, for a file of its own that [`HOSTFILE_VARIABLE`] names; absent
+    /// when it is of no gang.
+    #[serde(default)]
+    pub hostfile: Option<String>,
     /// Where it starts; absent: a directory of the attempt's own.
     pub working_dir: Option<String>,
     /// Whom it runs as; absent: the agent's own user.

@@ -4,12 +4,30 @@
 //!
 //! Nothing of the agent's own environment is passed on: no kubeconfig, no token, no path of its data. A job without
 //! GPUs gets an empty `CUDA_VISIBLE_DEVICES`, so that it sees none.
+//!
+//! # Members of gangs
+//!
+//! Each is one task, told by the variables that PyTorch's `env://` and `torchrun` read (a variable `PET_X` stands for the
+//! option `--x` of torchrun), and by gctl's own:
+//!
+//! | variable | value |
+//! |---|---|
+//! | `RANK`, `NODE_RANK`, `PET_NODE_RANK`, `GCTL_GANG_RANK` | the member's rank, from 0 up |
+//! | `WORLD_SIZE`, `PET_NNODES`, `GCTL_GANG_SIZE` | number of members |
+//! | `MASTER_ADDR`, `PET_MASTER_ADDR` | address of the node of rank 0 |
+//! | `MASTER_PORT`, `PET_MASTER_PORT` | a port that was free there (`crate::ports`) |
+//! | `GCTL_GANG_GENERATION` | how often the gang started, this time included |
+//! | `GCTL_GANG_HOSTS` | addresses in the order of the ranks, with commas between them |
+//! | `GCTL_GANG_HOSTFILE` | a file with one line a member, `ADDRESS slots=N`, N being its GPUs or 1, as MPI reads them |
+//!
+//! What the job or its profile says of the same name is in force, but for the names that begin with `GCTL_`. The file is
+//! there as long as the attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::Job;
 use crds::job::{EnvVar, FenceAction, OnNodeLost};
-use crds::job_status::Binding;
+use crds::job_status::{Binding, Endpoint, JobStatus};
 use kube::ResourceExt;
 
 use crate::attempt::{AttemptId, Charge, Fence, Program, StartRequest};
@@ -41,6 +59,9 @@ pub(crate) enum BadStart {
     /// Neither command nor script.
     #[error("the job has neither a command nor a script")]
     NoProgram,
+    /// The gang may go, and does not say where its members are.
+    #[error("its gang may start, but its status does not say where the members are")]
+    NoHosts,
     /// Containers are not run by this agent.
     #[error("image `{0}` cannot be run: this node runs no containers")]
     NoContainers(String),
@@ -98,11 +119,14 @@ pub(crate) fn start_request(
         uid: job.uid().unwrap_or_default(),
         attempt: status.attempt,
     };
+    let gang = Gang::of(&status)?;
     let mut env = base(user);
+    env.extend(gang.iter().flat_map(Gang::conventions));
     for variable in variables(job) {
         env.push((variable.name.clone(), value(variable, secrets)?));
     }
     env.extend(own(job, &binding, &id, node));
+    env.extend(gang.iter().flat_map(Gang::own));
     let effective = status.effective.as_ref();
     Ok(StartRequest {
         id,
@@ -110,6 +134,7 @@ pub(crate) fn start_request(
         name: job.name_any(),
         program,
         env,
+        hostfile: gang.map(|gang| gang.hostfile(binding.gpus.len())),
         working_dir: job.spec.working_dir.clone(),
         run_as: user.run_as.clone(),
         grace_secs: grace_secs(job),
@@ -141,6 +166,76 @@ fn fence(job: &Job) -> Option<Fence> {
         secs: effective.fence_seconds.value,
         kill: effective.fence_action.value == FenceAction::Kill,
     })
+}
+
+/// What a member of a gang is told of it.
+struct Gang<'a> {
+    rank: String,
+    size: String,
+    generation: String,
+    hosts: &'a [String],
+    master: &'a Endpoint,
+}
+
+impl<'a> Gang<'a> {
+    /// The gang of a member; none for any other job.
+    fn of(status: &'a JobStatus) -> Result<Option<Self>, BadStart> {
+        let Some(gang) = &status.gang else {
+            return Ok(None);
+        };
+        let (Some(rank), Some(master)) = (gang.rank, &gang.master) else {
+            return Err(BadStart::NoHosts);
+        };
+        if u32::try_from(gang.hosts.len()) != Ok(gang.size) {
+            return Err(BadStart::NoHosts);
+        }
+        Ok(Some(Self {
+            rank: rank.to_string(),
+            size: gang.size.to_string(),
+            generation: gang.generation.to_string(),
+            hosts: &gang.hosts,
+            master,
+        }))
+    }
+
+    /// What others' programs go by; a job may say otherwise.
+    fn conventions(&self) -> Vec<(String, String)> {
+        let (address, port) = (&self.master.address, self.master.port.to_string());
+        [
+            ("RANK", &self.rank),
+            ("WORLD_SIZE", &self.size),
+            ("NODE_RANK", &self.rank),
+            ("MASTER_ADDR", address),
+            ("MASTER_PORT", &port),
+            ("PET_NNODES", &self.size),
+            ("PET_NODE_RANK", &self.rank),
+            ("PET_MASTER_ADDR", address),
+            ("PET_MASTER_PORT", &port),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+        .to_vec()
+    }
+
+    fn own(&self) -> Vec<(String, String)> {
+        [
+            ("GCTL_GANG_RANK", self.rank.clone()),
+            ("GCTL_GANG_SIZE", self.size.clone()),
+            ("GCTL_GANG_GENERATION", self.generation.clone()),
+            ("GCTL_GANG_HOSTS", self.hosts.join(",")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// One line a member. All members ask for the same.
+    fn hostfile(&self, gpus: usize) -> String {
+        let slots = gpus.max(1);
+        let mut lines = String::new();
+        for host in self.hosts {
+            lines.extend([host, " slots=", &slots.to_string(), "\n"]);
+        }
+        lines
+    }
 }
 
 fn base(user: &User) -> Vec<(String, String)> {
@@ -209,7 +304,7 @@ fn own(
 #[cfg(test)]
 mod tests {
     use crds::job::{EnvVarSource, JobSpec, SecretKeyRef};
-    use crds::job_status::{Effective, JobStatus};
+    use crds::job_status::{Effective, GangStatus};
 
     use super::*;
 
@@ -348,6 +443,99 @@ mod tests {
             Err(BadStart::NoKey { .. })
         ));
         assert_eq!(env(&job, &with("token")).expect("complete")["TOKEN"], "s3");
+    }
+
+    fn member() -> Job {
+        let mut job = job(&["GPU-a", "GPU-b"]);
+        if let Some(status) = &mut job.status {
+            status.gang = Some(GangStatus {
+                size: 2,
+                generation: 3,
+                rank: Some(1),
+                hosts: vec!["10.0.0.7".to_owned(), "gpu-2.lab".to_owned()],
+                master: Some(Endpoint {
+                    address: "10.0.0.7".to_owned(),
+                    port: 20_123,
+                }),
+                ..GangStatus::default()
+            });
+        }
+        job
+    }
+
+    #[test]
+    fn a_member_of_a_gang_is_told_who_it_is_and_where_the_others_are() {
+        let env = env(&member(), &Secrets::new()).expect("complete");
+        let rows = [
+            ("GCTL_GANG_RANK", "1"),
+            ("GCTL_GANG_SIZE", "2"),
+            ("GCTL_GANG_GENERATION", "3"),
+            ("GCTL_GANG_HOSTS", "10.0.0.7,gpu-2.lab"),
+            ("RANK", "1"),
+            ("WORLD_SIZE", "2"),
+            ("NODE_RANK", "1"),
+            ("MASTER_ADDR", "10.0.0.7"),
+            ("MASTER_PORT", "20123"),
+            ("PET_NNODES", "2"),
+            ("PET_NODE_RANK", "1"),
+            ("PET_MASTER_ADDR", "10.0.0.7"),
+            ("PET_MASTER_PORT", "20123"),
+        ];
+        for (name, value) in rows {
+            assert_eq!(env[name], value, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_member_says_itself_is_in_force_but_for_what_is_gctls() {
+        let mut job = member();
+        let variable = |name: &str| EnvVar {
+            name: name.to_owned(),
+            value: Some("own".to_owned()),
+            value_from: None,
+        };
+        job.spec.env = ["MASTER_PORT", "WORLD_SIZE", "GCTL_GANG_RANK"]
+            .map(variable)
+            .to_vec();
+        let env = env(&job, &Secrets::new()).expect("complete");
+        assert_eq!(
+            (env["MASTER_PORT"].as_str(), env["WORLD_SIZE"].as_str()),
+            ("own", "own")
+        );
+        assert_eq!(
+            (env["GCTL_GANG_RANK"].as_str(), env["RANK"].as_str()),
+            ("1", "1")
+        );
+    }
+
+    #[test]
+    fn a_hostfile_has_a_line_for_each_member_with_its_gpus_as_slots() {
+        let hostfile = |job: &Job| {
+            let node = NodeFacts {
+                node_name: "n",
+                boot_id: "b",
+            };
+            let request = start_request(job, &node, &user(), &Secrets::new());
+            request.expect("complete").hostfile
+        };
+        let lines = "10.0.0.7 slots=2\ngpu-2.lab slots=2\n";
+        assert_eq!(hostfile(&member()).as_deref(), Some(lines));
+        let mut without = member();
+        if let Some(binding) = without.status.as_mut().and_then(|s| s.binding.as_mut()) {
+            binding.gpus.clear();
+        }
+        let lines = "10.0.0.7 slots=1\ngpu-2.lab slots=1\n";
+        assert_eq!(hostfile(&without).as_deref(), Some(lines));
+        assert_eq!(hostfile(&job(&[])), None);
+    }
+
+    #[test]
+    fn a_member_that_does_not_know_where_the_others_are_is_not_started() {
+        let mut job = member();
+        if let Some(gang) = job.status.as_mut().and_then(|s| s.gang.as_mut()) {
+            gang.hosts.pop();
+        }
+        assert_eq!(env(&job, &Secrets::new()), Err(BadStart::NoHosts));
     }
 
     #[test]

@@ -6,15 +6,19 @@
 //!   survives the agent and records the exit; the next agent adopts it (`ledger`).
 //! - **No credential of the agent reaches a job.** The spawner has an empty environment and no descriptors; a job's
 //!   environment is built from nothing (`environment`).
+//! - **A member of a gang starts when its gang may.** It is claimed with an address and a port ([`address`], [`ports`]), and
+//!   nothing of it exists before the server holds both the gang's go and this agent's own word that it begins.
 //! - **Unknown is not zero.** A GPU figure that could not be read is absent ([`gpu`]).
 //! - **Unsafe code is in one file**, `shim/sys.rs`.
 
+pub mod address;
 mod agent;
 pub mod attempt;
 mod environment;
 pub mod gpu;
 mod ledger;
 mod node;
+pub mod ports;
 pub mod runner;
 mod shim;
 mod shim_runner;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use nodeagent::address::{AddressSource, Host};
 use nodeagent::gpu::{GpuSource, SimGpus};
 use nodeagent::{Options, ShimRunner};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,10 @@ struct Arguments {
     /// User that jobs run as when they name none. Needed when this agent is root.
     #[arg(long)]
     default_user: Option<String>,
+    /// IP address or host name by which the jobs of other nodes reach this one. Default: the address from which this host
+    /// reaches the API server.
+    #[arg(long, value_name = "HOST")]
+    address: Option<Host>,
     /// Label of the Node, KEY=VALUE; may be repeated.
     #[arg(long = "label", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -63,8 +68,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let client = kube::Client::try_from(config(arguments.kubeconfig).await?)
-        .context("cannot make a client")?;
+    let config = config(arguments.kubeconfig).await?;
+    let address = AddressSource::new(arguments.address, &config.cluster_url.to_string());
+    let client = kube::Client::try_from(config).context("cannot make a client")?;
     let node_name = match arguments.node_name {
         Some(name) => name,
         None => hostname().context("cannot read the host's name: give --node-name")?,
@@ -75,6 +81,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         .sim_gpus
         .map_or(GpuSource::Nvml, GpuSource::Simulated);
     options.default_user = arguments.default_user;
+    options.address = address;
     options.labels = arguments.labels.into_iter().collect();
     options
         .stop_jobs

@@ -165,7 +165,11 @@ impl Keeper {
         loop {
             // The Lease comes first, so that the node is not taken for silent when it appears.
             let result = match self.renew().await {
-                Ok(()) => self.write(reading).await,
+                Ok(()) => {
+                    // Where the server is reached, its name is known by now.
+                    self.context.find_address().await;
+                    self.write(reading).await
+                }
                 Err(error) => Err(error),
             };
             match result {
@@ -355,7 +359,7 @@ impl Keeper {
                 driver_version: reading.driver_version.clone(),
                 boot_time: facts.boot_time.map(Time),
             }),
-            address: None,
+            address: Some(self.context.address()),
             registered_time: Some(MicroTime(self.registered_time)),
         }
     }

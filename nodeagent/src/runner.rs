@@ -8,6 +8,8 @@
 //!   once, without being thawed.
 //! - An attempt with a fence does not run longer than that after the last acknowledged renewal was sent.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::attempt::{AttemptId, Ended, Held, StartRequest};
+use crate::ports::{self, Port};
 
 /// How long the end of an attempt waits for the proof that none of its processes is left, counted from the end of its
 /// command, or from KILL where that does not take. Then the end is told without the proof, which is told later.
@@ -86,6 +89,11 @@ pub trait Runner: Send + Sync + 'static {
     fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>>;
     /// The live processes of an attempt, at most a few.
     fn processes(&self, id: AttemptId) -> BoxFuture<'_, Vec<i32>>;
+    /// Finds a free TCP port of this host for an attempt that is about to be claimed, none of those that are taken, and
+    /// keeps it free.
+    fn reserve_port(&self, id: &AttemptId, taken: &BTreeSet<u16>) -> io::Result<Port> {
+        ports::reserve(id, taken)
+    }
     /// The process below which everything of an attempt lives; none when it is unknown.
     fn root_process(&self, id: &AttemptId) -> Option<i32>;
 }

@@ -11,13 +11,16 @@
 //! | `trap=CODE` | from here on TERM ends it with the code instead of by signal 15 |
 //! | `ignore-term` | from here on only KILL ends it |
 //! | `linger=SECS` | whatever ends it, something of it stays that long and cannot be killed |
+//! | `env=NAME` | writes `NAME=value` and a newline, as the attempt has it in its environment; without a value, `NAME` |
+//! | `hostfile` | writes the hosts of its gang |
 //! | `fail-start=TEXT` | cannot be started, for the reason TEXT |
 //!
 //! An attempt with a fence is frozen, or killed, as a real one is.
 //!
 //! Any other command runs one second and ends with code 0.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +36,7 @@ use tokio::time::Instant;
 
 use crate::agent::Clock;
 use crate::attempt::{AttemptId, Ended, Fence, Held, Program, SignalCause, StartRequest};
+use crate::ports::{PORTS, Port};
 use crate::runner::{Attached, PROOF_WAIT, Runner, RunnerError};
 
 /// Ends that wait for the agent.
@@ -267,6 +271,13 @@ impl Runner for SimRunner {
         async move { lives.then_some(LINGERING_PID).into_iter().collect() }.boxed()
     }
 
+    /// The first that is not taken; nothing listens on a simulated machine.
+    fn reserve_port(&self, _: &AttemptId, taken: &BTreeSet<u16>) -> io::Result<Port> {
+        let free = PORTS.clone().find(|port| !taken.contains(port));
+        free.map(Port::unkept)
+            .ok_or_else(|| io::ErrorKind::AddrInUse.into())
+    }
+
     fn root_process(&self, _: &AttemptId) -> Option<i32> {
         None
     }
@@ -476,17 +487,31 @@ fn steps(request: &StartRequest, seed: u64) -> Vec<Step> {
     words
         .iter()
         .map(|word| {
-            step(word, &mut draw).unwrap_or_else(|| {
+            step(word, request, &mut draw).unwrap_or_else(|| {
                 Step::FailStart(format!("the simulation does not know the word `{word}`"))
             })
         })
         .collect()
 }
 
-fn step(word: &str, draw: &mut StdRng) -> Option<Step> {
+/// A variable as the attempt has it.
+fn variable(name: &str, request: &StartRequest) -> String {
+    let mut latest = request.env.iter().rev();
+    match latest.find(|(known, _)| known == name) {
+        Some((_, value)) => format!("{name}={value}"),
+        None => name.to_owned(),
+    }
+}
+
+fn step(word: &str, request: &StartRequest, draw: &mut StdRng) -> Option<Step> {
     let (name, value) = word.split_once('=').unwrap_or((word, ""));
     match name {
         "print" => Some(Step::Print(value.to_owned())),
+        "env" => Some(Step::Print(variable(value, request))),
+        "hostfile" => {
+            let hosts = request.hostfile.as_deref().unwrap_or_default();
+            Some(Step::Print(hosts.trim_end().to_owned()))
+        }
         "sleep" => {
             let secs = match value.split_once("..") {
                 Some((least, most)) => {

@@ -19,6 +19,7 @@ fn request(uid: &str, words: &[&str]) -> StartRequest {
         name: uid.to_owned(),
         program: Program::Command(words.iter().copied().map(str::to_owned).collect()),
         env: Vec::new(),
+        hostfile: None,
         working_dir: None,
         run_as: None,
         grace_secs: 30,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nodeagent::ShimRunner;
+use nodeagent::address::{AddressSource, Host};
 use nodeagent::gpu::GpuSource;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     pub(super) kubeconfig: PathBuf,
     pub(super) gpus: GpuSource,
     pub(super) sim_nodes: u32,
+    /// By which address jobs on other nodes reach this one, if it was given.
+    pub(super) address: Option<Host>,
     pub(super) default_user: Option<String>,
     pub(super) scheduling: controllers::Scheduling,
 }
@@ -135,10 +138,12 @@ impl Cluster {
         let mut agents = Group::new("nodeagent");
         let stop_jobs = Arc::new(AtomicBool::new(false));
         for name in node_names(plan.sim_nodes) {
-            let client = connection::connect(&choice).await?.client;
+            let connection = connection::connect(&choice).await?;
+            let client = connection.client;
             let runner = Arc::new(ShimRunner::new(plan.data_dir.join("nodes").join(&name)));
             let mut options = nodeagent::Options::new(name, runner);
             options.gpus = plan.gpus.clone();
+            options.address = AddressSource::new(plan.address.clone(), &connection.server);
             options.default_user.clone_from(&plan.default_user);
             options.stop_jobs = stop_jobs.clone();
             let end = agents.end.clone();

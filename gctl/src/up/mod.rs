@@ -44,6 +44,9 @@ pub struct Args {
     /// Simulate this many nodes, sim-0 and on, each with --sim-gpus; jobs run as real processes of this host
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub sim_nodes: u32,
+    /// IP address or host name by which jobs on other nodes reach this one. Default: the address from which the API is reached
+    #[arg(long, value_name = "HOST")]
+    pub address: Option<nodeagent::address::Host>,
     /// User that jobs run as which name none, when this is started by root. Default: who called sudo, else root
     #[arg(long, value_name = "USER")]
     pub run_as: Option<String>,
@@ -123,6 +126,7 @@ async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
             kubeconfig: kubeconfig.clone(),
             gpus: gpus.source,
             sim_nodes: args.sim_nodes,
+            address: args.address.clone(),
             default_user,
             scheduling,
         },

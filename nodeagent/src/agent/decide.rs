@@ -4,6 +4,7 @@
 //!
 //! - Nothing is started unless the job, as the server holds it now, bears this node's claim of this boot for the
 //!   current attempt, and nothing of that attempt is known here.
+//! - A member of a gang is claimed with an endpoint and begins, by a write of its own, once its gang may go (`gang`).
 //! - Only "gone", another node or another attempt stops a process that nobody asked to stop; not knowing never does.
 //! - What is frozen for want of contact goes on only after an answer of the server, younger than the freezing, says that
 //!   it is still the current attempt; otherwise it is killed as it is.
@@ -11,8 +12,10 @@
 //! - The release is written once nothing of the attempt is left: with the end as a rule, and by itself where a process
 //!   took longer to die than the end should wait for.
 
+mod gang;
+
 use crds::job::OnNodeLost;
-use crds::job_status::{Claim, JobStatus, Release, Stop, StopReason, Usage};
+use crds::job_status::{Claim, Endpoint, JobStatus, Release, Stop, StopReason, Usage};
 use crds::phase::{self, Exit};
 use crds::{Job, Phase};
 use jiff::{SignedDuration, Timestamp};
@@ -74,6 +77,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) locals: Vec<Local<'a>>,
     /// Why the binding does not fit beside what runs here.
     pub(crate) misfit: Option<String>,
+    /// Where a member of a gang that is to be claimed will be reached.
+    pub(crate) endpoint: Option<Endpoint>,
     /// True when the control plane was heard of lately.
     pub(crate) in_contact: bool,
     /// True when this agent takes no new attempts.
@@ -104,8 +109,10 @@ pub(crate) enum Action {
 /// What a status write is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// The permit to start.
+    /// The permit to start; of a member of a gang, that its node is ready for it.
     Claim,
+    /// The gang of a member may go, and the member starts next.
+    Begin,
     /// Back to the queue: it does not fit.
     Refuse,
     /// An attempt ended, or ends without having run.
@@ -256,6 +263,9 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
         }
         None if reported || told => {}
         None => match phase::current_claim(status) {
+            Some(claim) if !phase::may_have_begun(status) => {
+                gang::attend(observed, job, status, claim, plan);
+            }
             // The watch may lag behind what this agent itself wrote, so nothing starts on its word.
             Some(_) if !fresh => plan.actions.push(Action::Read),
             Some(claim) => claimed(observed, job, status, claim, plan),
@@ -310,11 +320,7 @@ fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut 
         plan.actions.push(Action::Write(Write::End, Box::new(next)));
         return;
     }
-    // Whoever wants these to end writes a stop; until then they are not begun.
-    let ending = job.metadata.deletion_timestamp.is_some()
-        || job.spec.cancel == Some(true)
-        || job.spec.suspend == Some(true);
-    if ending || observed.closing {
+    if is_ending(job) || observed.closing {
         return;
     }
     match &observed.misfit {
@@ -325,9 +331,11 @@ fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut 
                 boot_id: observed.boot_id.to_owned(),
                 attempt: status.attempt,
                 time: Some(micro(observed.now)),
-                endpoint: None,
+                endpoint: observed.endpoint.clone(),
             });
-            next.start_time = Some(micro(observed.now));
+            if status.gang.is_none() {
+                next.start_time = Some(micro(observed.now));
+            }
             next.phase = Some(phase::derive(&next));
             plan.actions
                 .push(Action::Write(Write::Claim, Box::new(next)));
@@ -343,6 +351,13 @@ fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut 
             }
         }
     }
+}
+
+/// Whoever wants these to end writes a stop; until then they are not begun.
+fn is_ending(job: &Job) -> bool {
+    job.metadata.deletion_timestamp.is_some()
+        || job.spec.cancel == Some(true)
+        || job.spec.suspend == Some(true)
 }
 
 /// A job that is refused again and again is refused ever later, so that agent and placement do not spin.
@@ -534,6 +549,9 @@ fn micro(time: Timestamp) -> MicroTime {
 #[cfg(test)]
 #[path = "decide_fence_tests.rs"]
 mod fence_tests;
+#[cfg(test)]
+#[path = "decide_gang_tests.rs"]
+mod gang_tests;
 #[cfg(test)]
 #[path = "decide_release_tests.rs"]
 mod release_tests;

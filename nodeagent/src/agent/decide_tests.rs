@@ -5,9 +5,9 @@ use crds::job_status::{AttemptRecord, Binding, Effective, Outcome, Sourced};
 
 use super::*;
 
-const NOW: &str = "2026-01-01T00:01:00Z";
-const ME: &str = "n1";
-const BOOT: &str = "boot-1";
+pub(super) const NOW: &str = "2026-01-01T00:01:00Z";
+pub(super) const ME: &str = "n1";
+pub(super) const BOOT: &str = "boot-1";
 
 pub(super) fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
@@ -31,7 +31,7 @@ pub(super) fn job(change: impl FnOnce(&mut JobSpec, &mut JobStatus)) -> Job {
     job
 }
 
-fn claim(boot_id: &str, attempt: u32) -> Claim {
+pub(super) fn claim(boot_id: &str, attempt: u32) -> Claim {
     Claim {
         node_name: ME.to_owned(),
         boot_id: boot_id.to_owned(),
@@ -87,6 +87,7 @@ pub(super) fn observed<'a>(seen: Seen<'a>, locals: Vec<Local<'a>>) -> Observed<'
         seen,
         locals,
         misfit: None,
+        endpoint: None,
         in_contact: true,
         closing: false,
         stop_all: false,
@@ -371,7 +372,7 @@ fn a_plan_that_was_carried_out_needs_no_other() {
         after.status = Some(*next);
         let locals = match write {
             Write::Claim => vec![active(2, None)],
-            Write::End | Write::Refuse | Write::Release | Write::Back | Write::Again => Vec::new(),
+            _ => Vec::new(),
         };
         assert_eq!(
             words(&observed(fresh(&after), locals)),
@@ -567,7 +568,7 @@ fn a_closing_agent_begins_nothing_and_one_that_ends_with_its_jobs_stops_them() {
 #[test]
 fn every_write_moves_the_phase_as_the_table_allows() {
     let ok = exit(0);
-    let jobs = [
+    let jobs = vec![
         job(|_, _| {}),
         claimed(|_, _| {}),
         job(|_, status| status.stop = Some(stop(StopReason::Drained, NOW))),

@@ -33,6 +33,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::address::AddressSource;
 use crate::attempt::AttemptId;
 use crate::gpu::GpuSource;
 use crate::node;
@@ -62,6 +63,8 @@ pub struct Options {
     pub cpu_millis: Option<u64>,
     /// Bytes of host memory that are offered. Default: what the machine has.
     pub memory_bytes: Option<u64>,
+    /// By which address other nodes reach this one. Default: the node's name.
+    pub address: AddressSource,
     /// Boot id. Default: the kernel's.
     pub boot_id: Option<String>,
     /// User that jobs run as when they name none. Without it, an agent that is root refuses such jobs, and another runs
@@ -82,6 +85,7 @@ impl Options {
             labels: BTreeMap::new(),
             cpu_millis: None,
             memory_bytes: None,
+            address: AddressSource::NodeName,
             boot_id: None,
             default_user: None,
             stop_jobs: Arc::new(AtomicBool::new(false)),
@@ -117,6 +121,8 @@ pub(crate) struct Context {
 /// What the node's part and the jobs' part tell each other.
 #[derive(Default)]
 struct Board {
+    /// By which address other nodes reach this one, once it was found.
+    address: Option<String>,
     capacity: Capacity,
     running: Vec<AttemptId>,
     /// When the last acknowledged renewal was sent.
@@ -147,6 +153,30 @@ impl Context {
         });
         let known = known.collect();
         self.board(|board| board.capacity.gpus = known);
+    }
+
+    /// Finds the address of this node, if it is not known yet.
+    pub(crate) async fn find_address(&self) {
+        if self.board(|board| board.address.is_some()) {
+            return;
+        }
+        let (source, name) = (&self.options.address, &self.options.node_name);
+        match source.find(name).await {
+            Ok(address) => {
+                tracing::info!(address, "other nodes reach this one by this address");
+                self.board(|board| board.address = Some(address));
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "the address of this node cannot be found and its name stands for it; --address says it"
+            ),
+        }
+    }
+
+    /// By which address other nodes reach this one; its name as long as none is known.
+    pub(crate) fn address(&self) -> String {
+        self.board(|board| board.address.clone())
+            .unwrap_or_else(|| self.options.node_name.clone())
     }
 
     fn capacity(&self) -> Capacity {
@@ -240,11 +270,7 @@ pub async fn run(
                 memory_bytes: facts.memory_bytes,
                 gpus: BTreeMap::new(),
             },
-            running: Vec::new(),
-            contact: None,
-            leaving: false,
-            lingering: Vec::new(),
-            peaks: BTreeMap::new(),
+            ..Board::default()
         }),
         leaving_changed: Notify::new(),
         renewed: Notify::new(),
@@ -254,6 +280,7 @@ pub async fn run(
         facts,
     });
     context.set_gpus(&reading.gpus);
+    context.find_address().await;
     // The Lease goes on while the jobs are being stopped, so the node's part ends last.
     let node_shutdown = CancellationToken::new();
     let keeper = node::keep(

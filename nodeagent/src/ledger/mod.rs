@@ -4,6 +4,7 @@
 //! DATA_DIR/agent.lock              held by the one agent that uses the directory
 //! DATA_DIR/attempts/UID-N/record   the shim's record and lifetime lock
 //! DATA_DIR/attempts/UID-N/log      stdout and stderr of the attempt
+//! DATA_DIR/attempts/UID-N/hosts    the hosts of its gang, when it is of one
 //! DATA_DIR/attempts/UID-N/work     the attempt's own working directory, when the job names none
 //! DATA_DIR/attempts/UID-N.stop     a stop that was asked for
 //! DATA_DIR/attempts/spare.LIFE.N   a directory that waits to become an attempt's (`spares`)
@@ -38,7 +39,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::attempt::{AttemptId, Held};
 use crate::runner::RunnerError;
 use crate::shim::fence::{self, Contact};
-use crate::shim::record::{LOG, RECORD, Record, SCRIPT, WORK};
+use crate::shim::record::{HOSTS, LOG, RECORD, Record, SCRIPT, WORK};
 use crate::shim::{self, stop, tree};
 use spares::{PREFIX, Spare};
 
@@ -315,7 +316,7 @@ impl Ledger {
                 }
                 other => gone(other)?,
             }
-            for file in [LOG, RECORD, SCRIPT] {
+            for file in [HOSTS, LOG, RECORD, SCRIPT] {
                 gone(fs::remove_file(dir.join(file)))?;
             }
             fs::remove_dir(dir)?;

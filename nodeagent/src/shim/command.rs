@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Pid, Uid};
 
 use super::cgroup::Cgroup;
 use super::{record, sys};
-use crate::attempt::{Program, RunAs, StartRequest};
+use crate::attempt::{HOSTFILE_VARIABLE, Program, RunAs, StartRequest};
 
 /// Exit code for a command that was not found, as shells have it.
 const NOT_FOUND: i32 = 127;
@@ -142,6 +142,16 @@ impl Plan {
             })?)),
             _ => None,
         };
+        let mut env = request.env.clone();
+        if let Some(hosts) = &request.hostfile {
+            let own_directory = request.working_dir.is_none();
+            let path = write_hosts(hosts, request.run_as.as_ref(), dir, own_directory)
+                .map_err(|error| failed(format!("cannot write the hosts of its gang: {error}")))?;
+            env.push((
+                HOSTFILE_VARIABLE.to_owned(),
+                path.to_string_lossy().into_owned(),
+            ));
+        }
         let candidates = if program.contains('/') {
             vec![c_string(program.clone())?]
         } else {
@@ -153,7 +163,7 @@ impl Plan {
         Ok(Self {
             candidates,
             arguments: words.into_iter().map(c_string).collect::<Result<_, _>>()?,
-            environment: environment(&request.env)?,
+            environment: environment(&env)?,
             directory: c_string(directory)?,
             opened,
             run_as: request.run_as.clone(),
@@ -297,6 +307,49 @@ fn script_words(
     } else {
         vec!["/bin/sh".to_owned(), path]
     })
+}
+
+/// Writes the hosts of the gang where the job's user can read them, and says how he gets there: from his working directory
+/// where he may not pass the folders above, and that is the attempt's own.
+fn write_hosts(
+    hosts: &str,
+    run_as: Option<&RunAs>,
+    dir: &Path,
+    own_directory: bool,
+) -> io::Result<PathBuf> {
+    let path = dir.join(record::HOSTS);
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)?;
+    file.write_all(hosts.as_bytes())?;
+    drop(file);
+    give(&path, run_as)?;
+    Ok(match run_as {
+        Some(run_as) if own_directory && !may_pass(dir, run_as) => {
+            Path::new("..").join(record::HOSTS)
+        }
+        _ => path,
+    })
+}
+
+/// May a user pass a folder and all above it? As far as their modes say.
+fn may_pass(dir: &Path, run_as: &RunAs) -> bool {
+    const EXECUTE: u32 = 0o1;
+    run_as.uid == 0
+        || dir.ancestors().all(|folder| {
+            fs::metadata(folder).is_ok_and(|data| {
+                let shift = if data.uid() == run_as.uid {
+                    6
+                } else if data.gid() == run_as.gid || run_as.groups.contains(&data.gid()) {
+                    3
+                } else {
+                    0
+                };
+                data.mode() & (EXECUTE << shift) != 0
+            })
+        })
 }
 
 /// Makes the attempt's own working directory; a spare directory brings an empty one of the same user and group.

@@ -568,6 +568,7 @@ mod tests {
                 name: String::new(),
                 program: Program::Command(Vec::new()),
                 env: Vec::new(),
+                hostfile: None,
                 working_dir: None,
                 run_as: None,
                 grace_secs: 0,

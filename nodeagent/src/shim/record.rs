@@ -36,6 +36,8 @@ pub(crate) const WORK: &str = "work";
 const KILL: i32 = 9;
 /// Name of the script file.
 pub(crate) const SCRIPT: &str = "script";
+/// Name of the file with the hosts of the attempt's gang.
+pub(crate) const HOSTS: &str = "hosts";
 
 /// One line of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

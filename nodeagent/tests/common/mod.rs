@@ -139,6 +139,7 @@ pub(crate) fn request(uid: &str, script: &str) -> StartRequest {
             pair("GCTL_JOB_UID", uid),
             pair("GCTL_ATTEMPT", "1"),
         ],
+        hostfile: None,
         working_dir: None,
         run_as: None,
         grace_secs: 30,

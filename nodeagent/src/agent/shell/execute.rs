@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::Job;
+use crds::job_status::Endpoint;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ impl Shell {
     pub(super) fn reconcile(&mut self, uid: &str) {
         let context = Arc::clone(&self.context);
         let now = context.now();
+        let (misfit, endpoint) = self.look_for_room(uid);
         let Some(slot) = self.jobs.get(uid) else {
             return;
         };
@@ -68,7 +70,7 @@ impl Shell {
             Known::Gone => (Seen::Gone, None),
             Known::Job { job, fresh } => {
                 let seen = Seen::Job { job, fresh: *fresh };
-                (seen, self.misfit(uid, job))
+                (seen, misfit)
             }
         };
         let plan = decide(&Observed {
@@ -77,8 +79,10 @@ impl Shell {
             seen,
             locals,
             misfit,
+            endpoint,
             in_contact: context.in_contact(),
-            closing: self.closing || self.leaving,
+            // Before all that is bound here was seen once, members of gangs may hold room that is not known of.
+            closing: self.closing || self.leaving || !self.listed,
             stop_all: self.stop_all,
             now,
         });
@@ -93,6 +97,24 @@ impl Shell {
             self.execute(uid, action);
         }
         self.bury_if_done(uid);
+    }
+
+    /// Why a job's binding does not fit; and if it does, where a member of a gang will be reached.
+    fn look_for_room(&mut self, uid: &str) -> (Option<String>, Option<Endpoint>) {
+        let Some(Known::Job { job, .. }) = self.jobs.get(uid).map(|slot| &slot.seen) else {
+            return (None, None);
+        };
+        let job = Arc::clone(job);
+        if let Some(misfit) = self.misfit(uid, &job) {
+            return (Some(misfit), None);
+        }
+        if !self.listed {
+            return (None, None);
+        }
+        match self.endpoint(uid, &job) {
+            Ok(endpoint) => (None, endpoint),
+            Err(misfit) => (Some(misfit), None),
+        }
     }
 
     /// Why the binding of a job that is not known here does not fit; only asked where a claim is at stake.
@@ -114,7 +136,7 @@ impl Shell {
         let claiming: Vec<Charge> = self
             .jobs
             .iter()
-            .filter(|(other, slot)| *other != uid && slot.operations > 0)
+            .filter(|(other, slot)| *other != uid && slot.operations > 0 && slot.hold.is_none())
             .filter_map(|(other, slot)| match &slot.seen {
                 Known::Job { job, .. } => {
                     let status = job.status.as_ref()?;
@@ -129,7 +151,8 @@ impl Shell {
             })
             .collect();
         let wanted = environment::charge(binding);
-        capacity::misfit(&self.context.capacity(), held.chain(&claiming), &wanted)
+        let held = held.chain(&claiming).chain(self.held_by_members(uid));
+        capacity::misfit(&self.context.capacity(), held, &wanted)
     }
 
     pub(super) fn execute(&mut self, uid: &str, action: Action) {
@@ -163,8 +186,9 @@ impl Shell {
                 let Known::Job { job, .. } = &slot.seen else {
                     return;
                 };
-                slot.operations += 1;
                 let job = Arc::clone(job);
+                slot.operations += 1;
+                slot.let_port_go();
                 let id = AttemptId {
                     uid: uid.to_owned(),
                     attempt,
@@ -304,6 +328,7 @@ impl Shell {
             Ok(None) => {
                 if let Some(slot) = self.jobs.get_mut(uid) {
                     slot.seen = Known::Gone;
+                    slot.hold = None;
                 }
                 true
             }
@@ -354,6 +379,7 @@ fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
     let attempt = next.attempt;
     match why {
         Write::Claim => tracing::debug!(namespace, name, attempt, "claiming"),
+        Write::Begin => tracing::debug!(namespace, name, attempt, "beginning with its gang"),
         Write::Refuse => {
             let reason = next
                 .attempts

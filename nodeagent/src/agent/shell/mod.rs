@@ -4,6 +4,7 @@
 //! at a time; operations are bounded in number and joined.
 
 mod execute;
+mod hold;
 mod news;
 mod output;
 
@@ -27,6 +28,7 @@ use super::operations::{CallError, StartError};
 use super::{Context, RunError};
 use crate::attempt::{AttemptId, Charge, Ended};
 use crate::runner::Attached;
+use hold::Hold;
 
 /// Operations under way at once.
 const MOST_OPERATIONS: usize = 48;
@@ -49,12 +51,16 @@ struct JobSlot {
     namespace: String,
     name: String,
     seen: Known,
+    /// What a member of a gang holds of the node from its claim on.
+    hold: Option<Hold>,
     operations: u32,
     queued: bool,
     /// The watch said that it is gone while an operation was under way.
     hinted: bool,
     failures: u32,
     not_before: Option<Instant>,
+    /// When it is looked at again without any news.
+    timer: Option<Instant>,
 }
 
 impl JobSlot {
@@ -63,11 +69,13 @@ impl JobSlot {
             namespace,
             name,
             seen,
+            hold: None,
             operations: 0,
             queued: false,
             hinted: false,
             failures: 0,
             not_before: None,
+            timer: None,
         }
     }
 }
@@ -266,7 +274,14 @@ impl Shell {
         }
     }
 
+    /// Looks at a job again at a time, or before: each look says anew when the next is due.
     fn look_again(&mut self, uid: &str, at: Instant) {
+        if let Some(slot) = self.jobs.get_mut(uid) {
+            if slot.timer.is_some_and(|timer| timer <= at) {
+                return;
+            }
+            slot.timer = Some(at);
+        }
         self.timers.insert((at, uid.to_owned()));
     }
 

@@ -24,7 +24,9 @@ impl Shell {
             }
             watcher::Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                self.listed = true;
+                if !std::mem::replace(&mut self.listed, true) {
+                    self.enqueue_all();
+                }
                 let vanished: Vec<_> = self
                     .jobs
                     .keys()
@@ -63,7 +65,8 @@ impl Shell {
         let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
         let job = Arc::new(job);
         let Some(slot) = self.jobs.get_mut(&uid) else {
-            let slot = JobSlot::new(namespace, name, Known::Job { job, fresh });
+            let mut slot = JobSlot::new(namespace, name, Known::Job { job, fresh });
+            slot.update_hold(&self.context.options.node_name, &self.context.facts.boot_id);
             self.jobs.insert(uid.clone(), slot);
             self.enqueue(&uid);
             return;
@@ -94,6 +97,7 @@ impl Shell {
         slot.namespace = namespace;
         slot.name = name;
         slot.seen = seen;
+        slot.update_hold(&self.context.options.node_name, &self.context.facts.boot_id);
         self.enqueue(&uid);
     }
 
@@ -178,7 +182,17 @@ impl Shell {
             if *time > now {
                 return;
             }
-            if let Some((_, uid)) = self.timers.pop_first() {
+            let Some((time, uid)) = self.timers.pop_first() else {
+                return;
+            };
+            if let Some(slot) = self.jobs.get_mut(&uid)
+                && slot.timer == Some(time)
+            {
+                slot.timer = None;
+            }
+            if self.waits_for_its_gang(&uid) {
+                self.doubt(&uid);
+            } else {
                 self.enqueue(&uid);
             }
         }
