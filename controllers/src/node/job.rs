@@ -44,6 +44,10 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
         return Plan::nothing();
     };
     match phase::current_claim(status) {
+        Some(claim) if is_unbegun(status) => {
+            let next = unbegun(observed, status, binding, claim);
+            Plan::of(next.and_then(|next| Op::job_status(job, next)))
+        }
         // Its end is told, and only its slots are still held.
         Some(claim) if status.outcome.is_some() => {
             let Some(node) = observed.node else {
@@ -78,6 +82,35 @@ fn unclaimed(observed: &Observed<'_>, status: &JobStatus, binding: &Binding) -> 
     }
     let why = emptied(node, status)?;
     Some(phase::requeue(status, &why))
+}
+
+/// Is it a member of a gang whose node has claimed it and begun nothing?
+fn is_unbegun(status: &JobStatus) -> bool {
+    let is_over = status.outcome.is_some() || status.finish_time.is_some();
+    !is_over && !phase::may_have_begun(status)
+}
+
+/// A claim on which nothing was begun is withdrawn as a binding is that nobody has taken up: there is nothing to fence, and
+/// nothing can be lost.
+fn unbegun(
+    observed: &Observed<'_>,
+    status: &JobStatus,
+    binding: &Binding,
+    claim: &Claim,
+) -> Option<JobStatus> {
+    let restarted = observed
+        .node
+        .filter(|node| seen(node) == Seen::Yes && is_of_another_boot(node, claim));
+    match restarted {
+        Some(_) => {
+            let why = format!(
+                "node {} was restarted before the gang could start",
+                claim.node_name
+            );
+            Some(phase::requeue(status, &why))
+        }
+        None => unclaimed(observed, status, binding),
+    }
 }
 
 fn claimed(observed: &Observed<'_>, status: &JobStatus, claim: &Claim) -> Plan {
@@ -259,6 +292,10 @@ fn covers(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 #[cfg(test)]
+#[path = "job_gang_tests.rs"]
+mod gang_tests;
+
+#[cfg(test)]
 mod tests {
     use crds::job_status::{Effective, Sourced};
     use crds::node::NodeInfo;
@@ -268,7 +305,7 @@ mod tests {
     use super::*;
     use crate::shell::testing::{JobBuilder, applied, at, job};
 
-    fn node(ready: &str, boot: &str) -> Node {
+    pub(super) fn node(ready: &str, boot: &str) -> Node {
         let mut node = Node::new("n", NodeSpec::default());
         node.status = Some(NodeStatus {
             conditions: vec![Condition {
@@ -288,7 +325,7 @@ mod tests {
         node
     }
 
-    fn drained() -> Node {
+    pub(super) fn drained() -> Node {
         let mut node = node("True", "boot-1");
         node.spec.desired_state = Some(DesiredState::Drain);
         node
@@ -335,7 +372,7 @@ mod tests {
     }
 
     /// The phases that follow one another until nothing changes any more.
-    fn story(builder: JobBuilder, node: Option<&Node>, now: i64) -> Vec<String> {
+    pub(super) fn story(builder: JobBuilder, node: Option<&Node>, now: i64) -> Vec<String> {
         let mut job = builder.build();
         let mut words = Vec::new();
         loop {
