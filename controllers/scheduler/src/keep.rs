@@ -1,8 +1,8 @@
 //! Who gets a reservation, where, and when it is given up or moved. See [`reserve`](crate::reserve) for what one means.
 //!
 //! **Cost.** Nothing while no class waits long. A pass looks again only at holds whose nodes changed, and for an earlier
-//! start only at nodes where something was freed. A new reservation costs one look at the fleet, and a close one at no more
-//! than [`MOST_LOOKS`] nodes.
+//! start only at nodes where something was freed. Who is next in the order is known without a look at the others. A new
+//! reservation costs one look at the fleet, and a close one at no more than [`MOST_LOOKS`] nodes.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use crate::fit;
 use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, Span};
 use crate::node_state::NodeState;
 use crate::order::Key;
-use crate::pending::ClassId;
+use crate::pending::{Claim, ClassId};
 use crate::reserve::{Hold, Reservation, Slot};
 use crate::timeline::{self, Leaves, Opening};
 use crate::vram::Headroom;
@@ -47,8 +47,8 @@ impl Cluster {
 
     /// A class was found to wait for nodes.
     pub(crate) fn note_waiting(&mut self, id: ClassId, now: Millis) {
-        if let Some(class) = self.pending.classes.get(&id) {
-            self.holds.room.waits(class.key.priority, id);
+        if self.settings.preemption {
+            self.pending.set_unplanned(id, true);
         }
         if self.settings.reservations == 0 {
             return;
@@ -69,7 +69,7 @@ impl Cluster {
         {
             let from = since.plus(self.settings.reserve_after);
             self.holds.entitled.soon.remove(&(from, id));
-            self.holds.entitled.now.remove(&id);
+            self.pending.set_claim(id, Claim::None);
         }
     }
 
@@ -84,7 +84,7 @@ impl Cluster {
         if hold.nominated.is_some()
             && let Some(Entry::Pending { class, .. }) = self.jobs.get(uid)
         {
-            self.holds.room.plan_anew(*class);
+            self.pending.plan_anew(*class);
         }
         // Who takes the very slots that were kept for him leaves others what they had, unless something is kept there for
         // later: he may be gone by then.
@@ -223,7 +223,9 @@ impl Cluster {
     fn entitle(&mut self, now: Millis) {
         if self.holds.entitled.again.is_some_and(|again| again <= now) {
             self.holds.entitled.again = None;
-            self.holds.entitled.hopeless.clear();
+            for id in std::mem::take(&mut self.holds.entitled.hopeless) {
+                self.pending.reopen(id);
+            }
             self.holds.entitled.news = true;
         }
         while let Some((from, id)) = self.holds.entitled.soon.first().copied()
@@ -231,8 +233,16 @@ impl Cluster {
         {
             self.holds.entitled.soon.pop_first();
             if self.pending.classes.contains_key(&id) {
-                self.holds.entitled.now.insert(id);
-                self.holds.entitled.news |= self.would_hold(id, now);
+                let hopeless = self.holds.entitled.hopeless.contains(&id);
+                let claim = if hopeless {
+                    Claim::Hopeless
+                } else {
+                    Claim::Open
+                };
+                self.pending.set_claim(id, claim);
+                if !self.holds.entitled.news {
+                    self.holds.entitled.news = self.would_hold(id, now);
+                }
             }
         }
     }
@@ -254,7 +264,7 @@ impl Cluster {
     }
 
     /// Those who have reservations, and when there may be news also those who may have a right to one, in order.
-    fn contenders(&mut self, now: Millis) -> Vec<JobUid> {
+    fn contenders(&self, now: Millis) -> Vec<JobUid> {
         let holders = self
             .holds
             .all()
@@ -263,38 +273,41 @@ impl Cluster {
         if !self.holds.entitled.news {
             return found.into_iter().map(|key| key.place.uid).collect();
         }
-        let classes = &self.pending.classes;
-        self.holds
-            .entitled
-            .now
-            .retain(|id| classes.contains_key(id));
         // Some of the first may find no slots, so a few more are looked at, and the next ones another time.
         let most = 2 * self.settings.reservations as usize;
         let mut others: BTreeSet<Key> = BTreeSet::new();
-        let hopeless = &self.holds.entitled.hopeless;
-        for id in self.holds.entitled.now.difference(hopeless) {
-            let Some(class) = self.pending.classes.get(id) else {
-                continue;
-            };
-            let without = class
-                .jobs
-                .iter()
-                .filter(|place| self.holds.of(&place.uid).is_none());
-            let first = class.jobs.first();
-            let leads = first.and_then(|place| self.waiting_job(&place.uid));
-            if leads.is_none_or(|first| !self.leads(first)) {
-                continue;
-            }
-            let jobs = if class.key.gang.is_some() { 1 } else { most };
-            for place in without.take(jobs) {
-                let key = self.key_of(class, place, now);
-                if others.len() == most {
-                    if others.last().is_some_and(|last| *last < key) {
-                        break;
-                    }
-                    others.pop_last();
+        for (lane, classes) in &self.pending.entitled {
+            let share = self.share(&lane.0, now);
+            for (first, id) in classes {
+                let key = self.key_with(lane.1, share, first, now);
+                // Those behind it in the lane come after it.
+                let too_late = others.last().is_some_and(|last| *last < key);
+                if others.len() == most && too_late {
+                    break;
                 }
-                others.insert(key);
+                let Some(class) = self.pending.classes.get(id) else {
+                    continue;
+                };
+                let leads = self.waiting_job(&first.uid);
+                if leads.is_none_or(|first| !self.leads(first)) {
+                    continue;
+                }
+                // A gang has one for all of its members, which its first member holds.
+                let jobs = class.jobs.iter().take(match class.key.gang {
+                    Some(_) => 1,
+                    None => usize::MAX,
+                });
+                let without = jobs.filter(|place| self.holds.of(&place.uid).is_none());
+                for place in without.take(most) {
+                    let key = self.key_with(lane.1, share, place, now);
+                    if others.len() == most {
+                        if others.last().is_some_and(|last| *last < key) {
+                            break;
+                        }
+                        others.pop_last();
+                    }
+                    others.insert(key);
+                }
             }
         }
         found.append(&mut others);
@@ -339,6 +352,9 @@ impl Cluster {
                 let entitled = &mut self.holds.entitled;
                 entitled.again.get_or_insert(again);
                 entitled.hopeless.extend(class);
+                if let Some(class) = class {
+                    self.pending.set_claim(class, Claim::Hopeless);
+                }
                 None
             }
             Some(next) => {

@@ -8,7 +8,8 @@
 //! which there was no plan is planned for again only on nodes where something changed since.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::cluster::Cluster;
 use crate::decide::Decision;
@@ -16,8 +17,8 @@ use crate::fit;
 use crate::input::{BoundJob, Job, JobUid, Millis, NodeName, Span};
 use crate::keep::only;
 use crate::node_state::NodeState;
-use crate::order::Key;
-use crate::pending::{Blocked, ClassId};
+use crate::order::{Heads, Place};
+use crate::pending::{Blocked, Class, ClassId, Lane, Lanes};
 use crate::preempt::{self, Plan};
 use crate::reserve::{Hold, Nominated, Nomination, Reservation, Slot};
 use crate::timeline::{self, Leaves};
@@ -40,18 +41,12 @@ const PATIENCE: Span = Span::seconds(120);
 /// What is known of whom jobs may displace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Room {
-    /// Classes that were tried without success since they were planned for.
-    pub(crate) unplanned: BTreeSet<ClassId>,
-    /// What each class was planned on last: the change after which.
-    planned: BTreeMap<ClassId, u64>,
     /// Nodes by the last change after which a plan may be possible there.
     by_change: BTreeMap<u64, NodeName>,
     of_node: BTreeMap<NodeName, u64>,
     changes: u64,
     /// Preemptible jobs that hold slots, by priority.
     preemptible: BTreeMap<i32, u32>,
-    /// Classes that nodes kept waiting when they were tried last, the highest priority first. Some may be gone.
-    waiting: BTreeSet<(Reverse<i32>, ClassId)>,
     /// True when somebody can be displaced who could not before.
     somebody_new: bool,
 }
@@ -71,18 +66,6 @@ impl Room {
         if let Some(before) = self.of_node.remove(node) {
             self.by_change.remove(&before);
         }
-    }
-
-    /// Nodes keep a class waiting.
-    pub(crate) fn waits(&mut self, priority: i32, id: ClassId) {
-        self.unplanned.insert(id);
-        self.waiting.insert((Reverse(priority), id));
-    }
-
-    /// A class is to be planned for on all nodes.
-    pub(crate) fn plan_anew(&mut self, id: ClassId) {
-        self.unplanned.insert(id);
-        self.planned.remove(&id);
     }
 
     /// A job holds slots now.
@@ -156,86 +139,78 @@ impl Cluster {
     /// Plans for jobs that could not be placed, in order.
     pub(crate) fn make_room(&mut self, now: Millis, limit: usize, decisions: &mut Vec<Decision>) {
         if !self.settings.preemption {
-            self.holds.room.unplanned.clear();
             return;
         }
-        self.consider_again();
+        // Who is below everybody that may be displaced displaces nobody.
+        let lowest = self.holds.room.preemptible.keys().next().copied();
+        let reclaims = preempt::is_anything_borrowed(self);
+        let may = |lane: &Lane| reclaims || lowest.is_some_and(|lowest| lowest < lane.1);
+        if std::mem::take(&mut self.holds.room.somebody_new) {
+            self.consider_again(may, now);
+        }
+        self.strike_off(may);
+        let mut heads = self.heads_of(&self.pending.unplanned, may, now);
         let mut plans = 0;
-        for id in self.unplanned_in_order(now) {
-            if decisions.len() >= limit
-                || plans >= MOST_PLANS
-                || self.holds.nominated() >= MOST_NOMINATIONS
-            {
-                return;
-            }
-            plans += self.make_room_for(id, now, decisions);
-            self.holds.room.unplanned.remove(&id);
-            self.holds.room.planned.insert(id, self.holds.room.changes);
-        }
-    }
-
-    /// Adds some of those for whom there was no plan, when there is somebody new whom they may displace.
-    fn consider_again(&mut self) {
-        if !std::mem::take(&mut self.holds.room.somebody_new) {
-            return;
-        }
-        let lowest = self.holds.room.preemptible.keys().next().copied();
-        let lowest = if preempt::is_anything_borrowed(self) {
-            Some(i32::MIN)
-        } else {
-            lowest
-        };
-        let Some(lowest) = lowest else {
-            return;
-        };
-        let classes = &self.pending.classes;
-        let room = &mut self.holds.room;
-        // Those that are gone are cleared away once they are as many as those that are there.
-        let most = 2 * classes.len() + MOST_CONSIDERED;
-        if room.waiting.len() > most {
-            room.waiting.retain(|(_, id)| classes.contains_key(id));
-        }
-        if room.planned.len() > most {
-            room.planned.retain(|id, _| classes.contains_key(id));
-        }
-        while let Some((_, id)) = room.waiting.first()
-            && !classes.contains_key(id)
+        while decisions.len() < limit
+            && plans < MOST_PLANS
+            && self.holds.nominated() < MOST_NOMINATIONS
+            && let Some((key, id)) = heads.pop()
         {
-            room.waiting.pop_first();
-        }
-        let higher = room
-            .waiting
-            .iter()
-            .take_while(|(priority, _)| priority.0 > lowest);
-        let there = higher.filter(|(_, id)| classes.contains_key(id));
-        room.unplanned
-            .extend(there.take(MOST_CONSIDERED).map(|(_, id)| *id));
-    }
-
-    /// Classes that may have a plan. Those that cannot displace anybody are struck off.
-    fn unplanned_in_order(&mut self, now: Millis) -> Vec<ClassId> {
-        let unplanned = std::mem::take(&mut self.holds.room.unplanned);
-        let lowest = self.holds.room.preemptible.keys().next().copied();
-        let reclaim = preempt::is_anything_borrowed(self);
-        let mut keyed: Vec<(Key, ClassId)> = Vec::new();
-        for id in unplanned {
             let Some(class) = self.pending.classes.get(&id) else {
-                self.holds.room.planned.remove(&id);
                 continue;
             };
-            let waits = class.blocked == Some(Blocked::ByNodes);
-            let may = reclaim || lowest.is_some_and(|lowest| lowest < class.key.priority);
-            if waits
-                && may
-                && let Some(first) = class.jobs.first()
-            {
-                keyed.push((self.key_of(class, first, now), id));
+            let (lane, waits) = (class.lane(), class.blocked == Some(Blocked::ByNodes));
+            if waits {
+                plans += self.make_room_for(id, now, decisions);
+            }
+            let next = next_of(&self.pending.unplanned, &lane, (key.place, id));
+            self.pending.set_unplanned(id, false);
+            if waits && let Some(class) = self.pending.classes.get_mut(&id) {
+                class.planned = Some(self.holds.room.changes);
+            }
+            if let Some((place, id)) = next {
+                heads.add(&lane.0, self.key_in(&lane, &place, now), id);
             }
         }
-        keyed.sort_unstable();
-        let ids: Vec<ClassId> = keyed.into_iter().map(|(_, id)| id).collect();
-        self.holds.room.unplanned.extend(&ids);
-        ids
+    }
+
+    /// The first classes of lists.
+    fn heads_of(&self, lists: &Lanes, may: impl Fn(&Lane) -> bool, now: Millis) -> Heads<ClassId> {
+        let mut heads = Heads::new();
+        for (lane, classes) in lists.iter().filter(|(lane, _)| may(lane)) {
+            if let Some((place, id)) = classes.first() {
+                heads.add(&lane.0, self.key_in(lane, place, now), *id);
+            }
+        }
+        heads
+    }
+
+    /// Takes those off the list that displace nobody: they are on it again when they are tried the next time.
+    fn strike_off(&mut self, may: impl Fn(&Lane) -> bool) {
+        let none = self.pending.unplanned.iter().filter(|(lane, _)| !may(lane));
+        let none: Vec<ClassId> = none
+            .flat_map(|(_, classes)| classes.iter().map(|(_, id)| *id))
+            .collect();
+        for id in none {
+            self.pending.set_unplanned(id, false);
+        }
+    }
+
+    /// Puts the first of those that nodes keep waiting on the list again, because there is somebody new whom they may displace.
+    fn consider_again(&mut self, may: impl Fn(&Lane) -> bool, now: Millis) {
+        let mut heads = self.heads_of(&self.pending.by_nodes, may, now);
+        for _ in 0..MOST_CONSIDERED {
+            let Some((key, id)) = heads.pop() else {
+                return;
+            };
+            let Some(lane) = self.pending.classes.get(&id).map(Class::lane) else {
+                continue;
+            };
+            self.pending.set_unplanned(id, true);
+            if let Some((place, id)) = next_of(&self.pending.by_nodes, &lane, (key.place, id)) {
+                heads.add(&lane.0, self.key_in(&lane, &place, now), id);
+            }
+        }
     }
 
     /// Plans for the first jobs of a class; answers how often it planned.
@@ -333,11 +308,11 @@ impl Cluster {
 
     /// The cheapest plan on all nodes, or, for a class that was planned for before, on those where something changed since.
     fn plan_where_news(&self, id: ClassId, uid: &JobUid, now: Millis) -> Option<Plan> {
-        let room = &self.holds.room;
-        let Some(since) = room.planned.get(&id) else {
+        let class = self.pending.classes.get(&id);
+        let Some(since) = class.and_then(|class| class.planned) else {
             return preempt::plan(self, uid, now).ok();
         };
-        let news = room.by_change.range(since + 1..);
+        let news = self.holds.room.by_change.range(since + 1..);
         let plans = news.filter_map(|(_, node)| preempt::plan_on(self, uid, node, now).ok());
         plans.min_by(|one, other| {
             let key = |plan: &Plan| (plan.cost, plan.placement.node.clone());
@@ -475,4 +450,10 @@ impl Cluster {
         victims.sort_unstable();
         Some((victims, longest))
     }
+}
+
+/// The class behind another in its list.
+fn next_of(lists: &Lanes, lane: &Lane, after: (Place, ClassId)) -> Option<(Place, ClassId)> {
+    let behind = (Bound::Excluded(after), Bound::Unbounded);
+    lists.get(lane)?.range(behind).next().cloned()
 }

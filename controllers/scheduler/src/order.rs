@@ -82,11 +82,15 @@ impl Cluster {
 
     /// The key of a job of a lane.
     pub(crate) fn key_in(&self, lane: &Lane, place: &Place, now: Millis) -> Key {
-        let (queue, priority) = lane;
-        let band = self.settings.band(*priority, place.enqueued_micros, now);
+        self.key_with(lane.1, self.share(&lane.0, now), place, now)
+    }
+
+    /// The key of a job of a queue with that share.
+    pub(crate) fn key_with(&self, priority: i32, share: u64, place: &Place, now: Millis) -> Key {
+        let band = self.settings.band(priority, place.enqueued_micros, now);
         Key {
             band: Reverse(band),
-            share: self.share(queue, now),
+            share,
             place: place.clone(),
         }
     }

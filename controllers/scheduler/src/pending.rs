@@ -1,8 +1,9 @@
 //! The waiting jobs, grouped into classes of jobs of one queue and priority that need and allow the same.
 //!
 //! Every class is in one list: of those that are due for a try on everything, or of those that were tried and wait for
-//! nodes or for their queue. Classes with jobs that are to be told why they wait are listed beside. Every list is in
-//! order, so that nothing has to be sorted when something happens.
+//! nodes or for their queue. Classes with jobs that are to be told why they wait are listed beside, and so are those that
+//! nodes keep waiting, those that may have a reservation and those that are to be planned for. Every list is in order, so
+//! that nothing has to be sorted when something happens, and the first few are found without a look at the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -53,6 +54,12 @@ pub(crate) struct Class {
     pub(crate) blocked: Option<Blocked>,
     /// Since when nodes have kept it waiting, without a job of it being placed.
     pub(crate) waits_since: Option<Millis>,
+    /// May it have a reservation?
+    pub(crate) claim: Claim,
+    /// Is it to be planned for, because it was tried without success since it was the last time?
+    pub(crate) unplanned: bool,
+    /// The change of [`Room`](crate::nominate::Room) after which it was planned for last.
+    pub(crate) planned: Option<u64>,
     /// The class of the reason that the told jobs know, and the node that it is judged by.
     pub(crate) reason: Option<Known>,
     /// The reason in full, and the state of the cluster that it is true of.
@@ -68,6 +75,18 @@ impl Class {
     pub(crate) fn lane(&self) -> Lane {
         (self.key.queue.clone(), self.key.priority)
     }
+}
+
+/// Has a class waited long enough to have a reservation?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Not yet.
+    #[default]
+    None,
+    /// It has.
+    Open,
+    /// It has, but there were no slots for it lately.
+    Hopeless,
 }
 
 /// A reason that is known.
@@ -116,6 +135,12 @@ pub(crate) struct Pending {
     pub(crate) to_tell: Lanes,
     /// Classes that were tried and wait.
     pub(crate) shelves: BTreeMap<ShelfKey, Shelf>,
+    /// Those of them that wait for nodes.
+    pub(crate) by_nodes: Lanes,
+    /// Classes with an open claim to a reservation.
+    pub(crate) entitled: Lanes,
+    /// Classes that are to be planned for.
+    pub(crate) unplanned: Lanes,
     /// The same, by the event after which their reason was judged last.
     pub(crate) judged: BTreeSet<(u64, ClassId)>,
 }
@@ -127,6 +152,8 @@ struct Listing {
     untold: Option<Place>,
     blocked: Option<Blocked>,
     judged: u64,
+    /// Is it in the list of those that wait for nodes, may have a reservation, are to be planned for?
+    beside: [bool; 3],
 }
 
 impl Listing {
@@ -136,6 +163,11 @@ impl Listing {
             untold: class.untold.first().cloned(),
             blocked: class.blocked,
             judged: class.judged,
+            beside: [
+                class.blocked == Some(Blocked::ByNodes),
+                class.claim == Claim::Open,
+                class.unplanned,
+            ],
         }
     }
 }
@@ -173,6 +205,9 @@ impl Pending {
             untold: BTreeSet::new(),
             blocked: None,
             waits_since: None,
+            claim: Claim::None,
+            unplanned: false,
+            planned: None,
             reason: None,
             why: None,
             judged: 0,
@@ -231,6 +266,14 @@ impl Pending {
         } else {
             self.judged.remove(&(after.judged, id));
         }
+        let lists = [&mut self.by_nodes, &mut self.entitled, &mut self.unplanned];
+        for (at, list) in lists.into_iter().enumerate() {
+            let (was, is) = (before.beside[at], after.beside[at]);
+            if was != is || (is && before.first != after.first) {
+                take(list, &lane, before.first.clone().filter(|_| was), id);
+                put(list, &lane, after.first.clone().filter(|_| is), id);
+            }
+        }
         if before.first == after.first && before.blocked == after.blocked {
             return;
         }
@@ -277,6 +320,33 @@ impl Pending {
         self.change(id, |class| class.blocked = None);
     }
 
+    /// Records whether a class may have a reservation.
+    pub(crate) fn set_claim(&mut self, id: ClassId, claim: Claim) {
+        self.change(id, |class| class.claim = claim);
+    }
+
+    /// Records whether a class is to be planned for.
+    pub(crate) fn set_unplanned(&mut self, id: ClassId, unplanned: bool) {
+        self.change(id, |class| class.unplanned = unplanned);
+    }
+
+    /// A class for which there were no slots may have a reservation again.
+    pub(crate) fn reopen(&mut self, id: ClassId) {
+        self.change(id, |class| {
+            if class.claim == Claim::Hopeless {
+                class.claim = Claim::Open;
+            }
+        });
+    }
+
+    /// Lets a class be planned for on all nodes.
+    pub(crate) fn plan_anew(&mut self, id: ClassId) {
+        self.change(id, |class| {
+            class.unplanned = true;
+            class.planned = None;
+        });
+    }
+
     /// Records after which event the reason of a class was judged.
     pub(crate) fn set_judged(&mut self, id: ClassId, at: u64) {
         self.change(id, |class| class.judged = at);
@@ -312,9 +382,13 @@ impl Pending {
         let mut tell = Lanes::new();
         let mut kept = BTreeSet::new();
         let mut judged = BTreeSet::new();
+        let mut beside = [Lanes::new(), Lanes::new(), Lanes::new()];
         for (id, class) in &self.classes {
             let lane = (class.key.queue.clone(), class.key.priority);
             let first = class.jobs.first().cloned();
+            for (list, is) in beside.iter_mut().zip(Listing::of(class).beside) {
+                put(list, &lane, first.clone().filter(|_| is), *id);
+            }
             if let Some(blocked) = class.blocked {
                 kept.insert((blocked, lane.clone(), first, *id));
                 judged.insert((class.judged, *id));
@@ -330,6 +404,7 @@ impl Pending {
         fresh == self.due
             && tell == self.to_tell
             && judged == self.judged
+            && [&self.by_nodes, &self.entitled, &self.unplanned] == beside.each_ref()
             && kept == on_shelves.collect()
     }
 }

@@ -109,11 +109,9 @@ pub(crate) struct Holds {
 pub(crate) struct Entitled {
     /// Those that have not waited long enough, by the time from which they have.
     pub(crate) soon: BTreeSet<(Millis, ClassId)>,
-    /// Those that have.
-    pub(crate) now: BTreeSet<ClassId>,
     /// True when another job than those that have one may have a right to a reservation.
     pub(crate) news: bool,
-    /// Those of them for whom there were no slots.
+    /// Those for whom there were no slots; some may be gone.
     pub(crate) hopeless: BTreeSet<ClassId>,
     /// When to look again for slots of these.
     pub(crate) again: Option<Millis>,
@@ -240,7 +238,8 @@ impl Hold {
 /// Reserved nodes as jobs see them that come after the holders, kept for one pass.
 #[derive(Debug, Default)]
 pub(crate) struct Views {
-    seen: BTreeMap<(NodeName, Vec<u64>), NodeState>,
+    /// By everything that is kept there before the job, and whether the job must keep clear of it.
+    seen: BTreeMap<(NodeName, Vec<(u64, bool)>), NodeState>,
 }
 
 impl Views {
@@ -256,7 +255,7 @@ pub(crate) struct Kept<'a> {
     pub(crate) holder: &'a JobUid,
     /// When they start at the latest.
     pub(crate) until: Option<Millis>,
-    stamps: Vec<u64>,
+    stamps: Vec<(u64, bool)>,
     /// All holds here that come before the job, and whether the job must keep clear of each.
     before: Vec<(&'a JobUid, &'a Hold, bool)>,
 }
@@ -281,11 +280,9 @@ impl Cluster {
                 before.push((uid, hold, !self.is_clear_of(job, holder, hold, now)));
             }
         }
-        let mut bars = before.iter().filter(|(_, _, bars)| *bars);
-        let (holder, first, _) = bars.next()?;
-        let stamps = std::iter::once(first.stamp)
-            .chain(bars.map(|(_, hold, _)| hold.stamp))
-            .collect();
+        let (holder, first, _) = before.iter().find(|(_, _, bars)| *bars)?;
+        let stamps = before.iter().map(|(_, hold, bars)| (hold.stamp, *bars));
+        let stamps = stamps.collect();
         Some(Kept {
             holder,
             until: first.until(),
@@ -467,8 +464,8 @@ impl Cluster {
         })
     }
 
-    /// The nodes that a job fits beside what is kept for those before it, with how well; of nodes that are alike only the
-    /// first by name, unless `all` is set or something is kept.
+    /// The nodes that a job fits beside what is kept for those before it, with how well; the best of them is among them, and
+    /// with `all` every one is. Only nodes on which something is kept are looked at for that.
     pub(crate) fn fitting_beside(
         &self,
         job: &Job,
@@ -476,19 +473,19 @@ impl Cluster {
         now: Millis,
         views: &mut Views,
     ) -> Vec<(Score, &NodeName)> {
-        let mut fits = self.fitting(&job.requirements, all || !self.holds.is_empty());
-        if !self.holds.is_empty() {
-            fits.retain_mut(|(score, name)| {
-                let Some(state) = self.nodes.get(*name) else {
-                    return false;
-                };
-                let beside = self.fit_beside(job, name, state, now, views);
-                beside.is_ok_and(|beside| {
-                    *score = beside;
-                    true
-                })
-            });
+        let held: Vec<(&NodeName, &NodeState)> = self
+            .holds
+            .nodes()
+            .filter_map(|name| self.nodes.get_key_value(name))
+            .collect();
+        let mut fits: Vec<(Score, &NodeName)> = Vec::new();
+        for (name, state) in &held {
+            let beside = self.fit_beside(job, name, state, now, views);
+            fits.extend(beside.ok().map(|score| (score, *name)));
         }
+        let best = fits.iter().map(|(score, _)| *score).min();
+        let but = held.into_iter().map(|(name, _)| name);
+        fits.extend(self.fitting_but(&job.requirements, all, but, best));
         fits
     }
 

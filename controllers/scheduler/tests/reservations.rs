@@ -396,7 +396,12 @@ proptest! {
         let (mut same, mut rebuilt) = (world.cluster.clone(), world.rebuilt());
         same.upsert_job(job.clone());
         rebuilt.upsert_job(job);
-        prop_assert_eq!(binds(same.decide(world.now, usize::MAX)), binds(rebuilt.decide(world.now, usize::MAX)));
+        let (same, rebuilt) = (same.decide(world.now, usize::MAX), rebuilt.decide(world.now, usize::MAX));
+        // Who has waited long enough is not known to one that starts anew, so a reservation of this moment may be missing.
+        let reserves = |decisions: &[Decision]| decisions.iter().any(|one| matches!(one, Decision::Reserve { .. }));
+        if !reserves(&same) && !reserves(&rebuilt) {
+            prop_assert_eq!(binds(same), binds(rebuilt));
+        }
     }
 }
 
@@ -445,4 +450,75 @@ fn an_endless_stream_of_small_jobs_does_not_starve_a_large_one() {
         }
     }
     panic!("the large job never starts");
+}
+
+/// Rows of specs without priorities: after, cores, GPUs, GiB on each, limit, grace, preemptible, members, runs.
+type Row = (i64, u64, u32, Option<u64>, Option<i64>, i64, bool, u32, i64);
+
+fn spec_of(priority: i32, row: Row) -> Spec {
+    let (after, cpu, gpus, vram, limit, grace, preemptible, members, runs) = row;
+    Spec {
+        after,
+        priority,
+        cpu,
+        gpus,
+        vram,
+        limit,
+        grace,
+        preemptible,
+        members,
+        runs,
+    }
+}
+
+#[test]
+fn a_gang_has_one_reservation_for_all_of_its_members() {
+    let rows = [
+        (0, 0, 2, None, Some(576), 16, false, 1, 14),
+        (12, 1, 3, Some(20), None, 13, false, 2, 77),
+        (2, 3, 0, None, None, 22, false, 1, 75),
+        (26, 2, 2, None, Some(51), 10, false, 2, 78),
+        (10, 2, 3, None, Some(249), 30, false, 2, 34),
+        (4, 1, 0, Some(3), None, 27, false, 3, 12),
+        (34, 3, 1, None, None, 10, true, 1, 25),
+        (23, 4, 0, None, None, 20, true, 1, 88),
+    ];
+    let mut world = World::new(&[1, 2, 2]);
+    let specs = rows.map(|row| spec_of(0, row));
+    let mut gang_held = false;
+    for spec in specs {
+        let next = world.now.plus(Span::seconds(spec.after));
+        while world.now < next {
+            world.pass(next);
+            world.decide().unwrap();
+        }
+        world.submit(&spec);
+        world.decide().unwrap();
+        let mut holders: BTreeMap<_, u32> = BTreeMap::new();
+        for (job, _) in world.waiting.values() {
+            if let Some(gang) = &job.gang
+                && world.cluster.reservation(&job.uid).is_some()
+            {
+                *holders.entry(gang.id.clone()).or_default() += 1;
+            }
+        }
+        gang_held |= !holders.is_empty();
+        assert!(holders.values().all(|count| *count == 1), "{holders:?}");
+    }
+    assert!(gang_held, "no gang had a reservation");
+}
+
+#[test]
+fn jobs_with_different_rights_see_different_room_beside_the_same_reservations() {
+    // The last of them must keep clear of the first holder as the second does, but not of the second.
+    let rows = [
+        (0, (0, 0, 1, None, Some(142), 15, false, 1, 92)),
+        (0, (0, 0, 1, Some(1), Some(246), 25, true, 1, 77)),
+        (1, (30, 3, 0, None, None, 10, true, 1, 74)),
+        (2, (7, 3, 1, Some(15), None, 11, true, 1, 30)),
+        (2, (14, 0, 2, None, None, 10, true, 1, 30)),
+    ];
+    let mut world = World::new(&[1]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
 }

@@ -263,14 +263,24 @@ fn reasons(
 }
 
 impl Cluster {
-    /// The nodes that a job fits, with how well; the best of them is among them, and with `all` every one is.
-    pub(crate) fn fitting(&self, needs: &Requirements, all: bool) -> Vec<(Score, &NodeName)> {
+    /// The nodes that a job fits, leaving out some that are named in order, with how well. The best of them is among them,
+    /// unless it is no better than what is known already, and with `all` every one is.
+    pub(crate) fn fitting_but<'a>(
+        &'a self,
+        needs: &Requirements,
+        all: bool,
+        but: impl Iterator<Item = &'a NodeName>,
+        known: Option<Score>,
+    ) -> Vec<(Score, &'a NodeName)> {
+        let place = |name| self.fleet.rows.binary_search_by(|row| row.name.cmp(name));
+        let mut but = but.filter_map(|name| place(name).ok()).peekable();
         let mut judge = Judge::new(self, needs);
         let amounts = Amounts::of(needs);
         let mut open: Vec<((u8, u64, u64), &Row)> = Vec::new();
         let mut seen = vec![false; self.fleet.twins.len()];
-        for row in &self.fleet.rows {
-            if !row.admits(needs, &amounts) || judge.is_closed(row) {
+        for (at, row) in self.fleet.rows.iter().enumerate() {
+            let left_out = but.next_if_eq(&at).is_some();
+            if left_out || !row.admits(needs, &amounts) || judge.is_closed(row) {
                 continue;
             }
             // Of nodes that are alike the first by name is the best.
@@ -283,7 +293,7 @@ impl Cluster {
             open.sort_by_key(|(left, _)| *left);
         }
         let mut fits = Vec::new();
-        let mut best: Option<Score> = None;
+        let mut best = known;
         for (left, row) in open {
             if !all && best.is_some_and(|best| best.beats(needs, left)) {
                 break;
