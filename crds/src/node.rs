@@ -37,6 +37,18 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Gpus", type_ = "integer", json_path = ".status.capacity.gpus"),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.gpus[0].model"),
     printcolumn(
+        name = "Slices",
+        type_ = "integer",
+        json_path = ".status.capacity.gpuSlices",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Links",
+        type_ = "string",
+        json_path = ".status.capacity.gpuLinks",
+        priority = 1
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
@@ -127,7 +139,7 @@ pub struct NodeStatus {
     /// What the node has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<NodeCapacity>,
-    /// Its GPUs, in PCI bus order.
+    /// Its GPUs, in PCI bus order, and then their MIG slices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["uuid"]))]
     pub gpus: Vec<GpuStatus>,
@@ -151,17 +163,25 @@ pub struct NodeCapacity {
     pub cpu: crate::quantity::Quantity,
     /// Host memory, as a quantity.
     pub memory: crate::quantity::Quantity,
-    /// Number of GPUs.
+    /// Number of GPUs, those that are sliced included; their slices are not.
     pub gpus: u32,
+    /// Number of MIG slices.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gpu_slices: u32,
+    /// How its GPUs are joined, in short: by what joins two of them the tightest, and how many it joins to each other, such as
+    /// `NVLink 8` or `PCIe 4+4`. Absent: nothing is known to join two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub gpu_links: Option<String>,
 }
 
 /// One GPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuStatus {
-    /// UUID as CUDA knows it, such as `GPU-8f6d...`.
+    /// UUID as CUDA knows it, such as `GPU-8f6d...`, or `MIG-...` of a slice.
     pub uuid: String,
-    /// Index in PCI bus order.
+    /// Index in PCI bus order; slices are numbered on after all GPUs.
     pub index: u32,
     /// Model name.
     pub model: String,
@@ -176,13 +196,14 @@ pub struct GpuStatus {
     /// CUDA compute capability, such as `9.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_capability: Option<String>,
-    /// NUMA node.
+    /// NUMA node that it is on. Absent: the host has one or does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numa_node: Option<u32>,
     /// PCI bus id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pci_bus_id: Option<String>,
-    /// The PCIe switch it is below, in words of the agent's own; GPUs of one node with equal words share one. Absent: not known.
+    /// The PCIe switch it is below, or the root port where there is none, in words of the agent's own; GPUs of one node with equal
+    /// words reach each other without going through the host. Absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub pcie_switch: Option<String>,
@@ -226,6 +247,14 @@ pub struct GpuSlice {
     /// MIG profile, such as `1g.10gb`.
     #[schemars(length(max = 64))]
     pub profile: String,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature serde asks for"
+)]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn healthy() -> bool {

@@ -14,7 +14,7 @@ const ONE_HOME: [(&str, &str); 5] = [
     ("sled::", "apiserver/src/store/embedded.rs"),
     ("jsonschema::", "apiserver/src/schema/engine.rs"),
     ("notify::", "gctl/src/sync/notice.rs"),
-    ("nvml_wrapper::", "nodeagent/src/gpu/nvml.rs"),
+    ("nvml_wrapper::", "nodeagent/src/gpu/nvml/"),
     ("kube_cel::", "apiserver/src/schema/cel/"),
 ];
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nodeagent::address::{AddressSource, Host};
-use nodeagent::gpu::{GpuSource, SimGpus};
+use nodeagent::gpu::{GpuSource, SIM_GPUS_HELP, SimGpus};
 use nodeagent::{Options, ShimRunner};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -25,8 +25,8 @@ struct Arguments {
     /// Where attempts, their output and the journal of ends are kept.
     #[arg(long)]
     data_dir: PathBuf,
-    /// Simulated GPUs instead of real ones, such as `2x24Gi,1x80Gi`.
-    #[arg(long)]
+    /// Simulated GPUs instead of real ones, such as `2x24Gi,1x80Gi`; --help says how to describe them.
+    #[arg(long, value_name = "GPUS", long_help = SIM_GPUS_HELP)]
     sim_gpus: Option<SimGpus>,
     /// User that jobs run as when they name none. Needed when this agent is root.
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::node::{Holder, NodeCapacity, NodeInfo};
+use crds::node::{GpuStatus, Holder, NodeCapacity, NodeInfo};
 use crds::{NODE_LEASE_NAMESPACE, Node, NodeSpec, NodeStatus, Quantity};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Context, Options, operations};
-use crate::gpu::{Inventory, Reading, Roots};
+use crate::gpu::{Inventory, Reading, Roots, links_in_short};
 
 /// How often the Lease is renewed (rules.md section 4) and the GPUs are read.
 const RENEW_PERIOD: Duration = Duration::from_secs(10);
@@ -341,12 +341,18 @@ impl Keeper {
     fn status(&self, reading: &Reading) -> NodeStatus {
         let facts = &self.context.facts;
         let options = &self.context.options;
+        let count = |which: fn(&GpuStatus) -> bool| {
+            let count = reading.gpus.iter().filter(|gpu| which(gpu)).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
+        };
         NodeStatus {
             conditions: Vec::new(),
             capacity: Some(NodeCapacity {
                 cpu: Quantity::from_millis(facts.cpu_millis),
                 memory: Quantity::from_bytes(facts.memory_bytes),
-                gpus: u32::try_from(reading.gpus.len()).unwrap_or(u32::MAX),
+                gpus: count(|gpu| gpu.slice.is_none()),
+                gpu_slices: count(|gpu| gpu.slice.is_some()),
+                gpu_links: links_in_short(&reading.gpus),
             }),
             gpus: reading.gpus.clone(),
             info: Some(NodeInfo {

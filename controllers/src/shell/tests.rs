@@ -90,6 +90,7 @@ fn node(name: &str, cpu: &str, gpus: u32) -> Node {
             cpu: Quantity(cpu.to_owned()),
             memory: Quantity("64Gi".to_owned()),
             gpus,
+            ..NodeCapacity::default()
         }),
         gpus: (0..gpus).map(gpu).collect(),
         info: Some(NodeInfo {

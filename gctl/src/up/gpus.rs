@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use nodeagent::gpu::{GpuSource, SimGpus};
+use nodeagent::gpu::{GpuSource, SIM_GPUS_HELP, SimGpus};
 
 /// What a machine without GPUs simulates, so that a newcomer sees GPUs scheduled.
 const SIMULATED: &str = "2x24Gi";
@@ -27,6 +27,13 @@ impl FromStr for Wanted {
             text.parse().map(Wanted::Simulated)
         }
     }
+}
+
+/// What `--help` says of `--sim-gpus`.
+pub(super) fn long_help() -> String {
+    format!(
+        "{SIM_GPUS_HELP}\n`none` stands for no GPUs. Default: what NVML finds, or {SIMULATED} where there is none."
+    )
 }
 
 /// What was chosen.
@@ -94,7 +101,8 @@ mod tests {
     #[test]
     fn a_machine_without_gpus_simulates_two_and_says_so() {
         let choice = decide(None, 0, false);
-        assert!(matches!(choice.source, GpuSource::Simulated(gpus) if gpus.0.len() == 2));
+        let two = "2x24Gi".parse().unwrap();
+        assert_eq!(choice.source, GpuSource::Simulated(two));
         insta::assert_snapshot!(choice.note.unwrap(), @"no NVIDIA GPU found: simulating 2x24Gi (use --sim-gpus none for none)");
     }
 

@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Simulate these GPUs, such as 2x24Gi,1x80Gi, or `none`. Default: what NVML finds, or 2x24Gi where there is none
-    #[arg(long, value_name = "GPUS")]
+    #[arg(long, value_name = "GPUS", long_help = gpus::long_help())]
     pub sim_gpus: Option<gpus::Wanted>,
     /// Simulate this many nodes, sim-0 and on, each with --sim-gpus; jobs run as real processes of this host
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=64))]

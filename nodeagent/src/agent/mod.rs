@@ -147,7 +147,15 @@ impl Context {
     /// Sets the GPUs that the arbiter goes by.
     pub(crate) fn set_gpus(&self, gpus: &[crds::node::GpuStatus]) {
         let known = gpus.iter().map(|gpu| {
-            let unfit = (!gpu.healthy).then(|| gpu.health_message.clone().unwrap_or_default());
+            let is_divided = gpus.iter().any(|other| {
+                let slice = other.slice.as_ref();
+                slice.is_some_and(|slice| slice.parent == gpu.uuid)
+            });
+            let unfit = if is_divided {
+                Some("it is divided into MIG slices".to_owned())
+            } else {
+                (!gpu.healthy).then(|| gpu.health_message.clone().unwrap_or_default())
+            };
             let bytes = gpu.memory_bytes.saturating_sub(gpu.reserved_bytes);
             (gpu.uuid.clone(), GpuCapacity { bytes, unfit })
         });

@@ -2,8 +2,14 @@
 //!
 //! **Unknown is unknown, never 0**: a figure that could not be read is absent, and a card that cannot be read at all is
 //! listed as unhealthy with the reason, not left out.
+//!
+//! What is read ([`nvml`] asks the driver, [`pci`] the kernel, [`simulated`] makes it up) and what is made of it
+//! ([`assemble`], [`account`]) are apart, so that tests can make up the machines that nobody here has.
 
+mod account;
+mod assemble;
 mod nvml;
+mod pci;
 mod simulated;
 
 use std::collections::BTreeMap;
@@ -11,7 +17,8 @@ use std::collections::BTreeMap;
 use crds::node::GpuStatus;
 
 use crate::attempt::AttemptId;
-pub use simulated::{SimGpus, SimGpusError};
+pub(crate) use assemble::links_in_short;
+pub use simulated::{SIM_GPUS_HELP, SimGpus, SimGpusError};
 
 /// Where GPUs come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +42,7 @@ pub(crate) struct Roots {
 /// What was read of all cards.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Reading {
-    /// The cards, in PCI bus order.
+    /// The GPUs in PCI bus order, then their MIG slices.
     pub(crate) gpus: Vec<GpuStatus>,
     /// Version of the driver.
     pub(crate) driver_version: Option<String>,
@@ -97,3 +104,6 @@ impl Inventory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

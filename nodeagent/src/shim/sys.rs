@@ -1,5 +1,6 @@
 //! The few system calls that Rust cannot prove safe: fork (into a cgroup too), exit without handlers, signal dispositions, closing
-//! everything, leases, and the clock that goes on while the machine sleeps. All unsafe code of this crate is in this file.
+//! everything, leases, and the clock that goes on while the machine sleeps. All unsafe code of this crate is in this
+//! file and in `gpu/nvml/raw.rs`.
 #![expect(
     unsafe_code,
     reason = "fork, clone3, sigaction, close_range and leases have no safe form"
