@@ -10,6 +10,7 @@
 mod admission;
 mod array;
 mod cancel;
+mod gang;
 mod name;
 mod node;
 mod placement;

@@ -12,6 +12,8 @@ pub enum ControllerName {
     Array,
     /// Carries out cancel, suspend and deletion.
     Cancel,
+    /// Makes member jobs of gangs, and starts and stops each generation of them whole.
+    Gang,
     /// Keeps nodes' Ready condition and what follows from it for their jobs.
     Node,
     /// Binds jobs to nodes.
@@ -28,7 +30,7 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All controllers, in the order in which they look at things.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Admission,
         Self::Placement,
         Self::Preemption,
@@ -36,6 +38,7 @@ impl ControllerName {
         Self::Requeue,
         Self::Timeout,
         Self::Array,
+        Self::Gang,
         Self::Node,
         Self::Ttl,
     ];
@@ -46,6 +49,7 @@ impl ControllerName {
             Self::Admission => "admission",
             Self::Array => "array",
             Self::Cancel => "cancel",
+            Self::Gang => "gang",
             Self::Node => "node",
             Self::Placement => "placement",
             Self::Preemption => "preemption",

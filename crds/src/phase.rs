@@ -283,7 +283,8 @@ impl Exit {
 }
 
 /// What the agent may write as `outcome` when it reports the end of an attempt; `None` leaves it to a lifecycle
-/// controller (a preemption, drain or suspend came first, or a failed attempt has retries left).
+/// controller: a preemption, drain or suspend came first, a failed attempt has retries left, or it is of a member of a gang,
+/// which fails or starts anew as a whole.
 ///
 /// A process that ended by itself is judged by its exit, whatever stop came after; a cancelled job is never requeued.
 pub fn verdict(spec: &JobSpec, status: &JobStatus, exit: &Exit) -> Option<Outcome> {
@@ -300,7 +301,9 @@ pub fn verdict(spec: &JobSpec, status: &JobStatus, exit: &Exit) -> Option<Outcom
     if exit.is_success() {
         return Some(Outcome::Succeeded);
     }
-    (cancelled || !has_retry_left(spec, status, exit)).then_some(Outcome::Failed)
+    let is_member = status.gang.as_ref().is_some_and(|gang| gang.rank.is_some());
+    let comes_back = is_member || has_retry_left(spec, status, exit);
+    (cancelled || !comes_back).then_some(Outcome::Failed)
 }
 
 /// Why an attempt that was not stopped ended badly, as far as its exit tells.

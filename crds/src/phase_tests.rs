@@ -410,20 +410,20 @@ fn the_message_says_how_it_ended_and_why() {
     );
 }
 
-fn gang(rank: Option<u32>, bound: u32) -> Option<GangStatus> {
-    Some(GangStatus {
+fn gang(rank: Option<u32>, bound: u32) -> GangStatus {
+    GangStatus {
         size: 2,
         generation: 4,
         rank,
         bound,
         ..GangStatus::default()
-    })
+    }
 }
 
 #[test]
 fn a_member_of_a_gang_is_scheduled_until_its_own_generation_may_go() {
     let member = |go| JobStatus {
-        gang: gang(Some(1), 0),
+        gang: Some(gang(Some(1), 0)),
         go,
         ..claimed()
     };
@@ -441,7 +441,7 @@ fn a_member_of_a_gang_is_scheduled_until_its_own_generation_may_go() {
 #[test]
 fn the_parent_of_a_gang_follows_its_members() {
     let parent = |bound, go| JobStatus {
-        gang: gang(None, bound),
+        gang: Some(gang(None, bound)),
         go,
         ..JobStatus::default()
     };
@@ -450,4 +450,19 @@ fn the_parent_of_a_gang_follows_its_members() {
     assert_eq!(derive(&parent(2, Some(3))), Phase::Scheduled);
     assert_eq!(derive(&parent(2, Some(4))), Phase::Running);
     assert_eq!(derive(&parent(1, Some(4))), Phase::Running, "one has ended");
+}
+
+#[test]
+fn the_failure_of_a_member_of_a_gang_is_judged_with_its_gang() {
+    let mut status = claimed();
+    status.gang = Some(GangStatus {
+        rank: Some(1),
+        ..GangStatus::default()
+    });
+    let verdict = |spec: &JobSpec, code| verdict(spec, &status, &exit(code, false));
+    let mut spec = JobSpec::default();
+    assert_eq!(verdict(&spec, 1), None);
+    assert_eq!(verdict(&spec, 0), Some(Outcome::Succeeded));
+    spec.cancel = Some(true);
+    assert_eq!(verdict(&spec, 1), Some(Outcome::Failed));
 }

@@ -20,7 +20,8 @@ pub(crate) enum Tried {
     Fits(NodeName),
     /// A gang, with a node for each member that has none.
     Together(Vec<(JobUid, NodeName)>),
-    Never(Arc<Explanation>),
+    /// No node could ever run these: the job, or all of its gang.
+    Never(Vec<JobUid>, Arc<Explanation>),
     Waits,
 }
 
@@ -37,7 +38,6 @@ impl Cluster {
             return Tried::Waits;
         };
         let (key, possible) = (class.key.clone(), class.possible);
-        let needs = &key.requirements;
         let first = class.jobs.first();
         let Some(job) = first.and_then(|place| self.waiting_job(&place.uid)) else {
             return Tried::Waits;
@@ -55,10 +55,14 @@ impl Cluster {
             return Tried::Fits(node);
         }
         if self.settled && possible != Some(self.shape) {
-            if let Some(why) = self.never(needs) {
-                return Tried::Never(Arc::new(why));
+            if let Some(why) = self.never_job(job) {
+                let all = self.unit(job).into_iter().map(|job| job.uid.clone());
+                return Tried::Never(all.collect(), Arc::new(why));
             }
-            self.pending.set_possible(id, self.shape);
+            // What a gang needs is known only once all its members are.
+            if self.is_complete(job) {
+                self.pending.set_possible(id, self.shape);
+            }
         }
         // A job that nodes keep waiting and that knows no reason yet is told it when all is placed.
         if let Some(why) = by_queue {

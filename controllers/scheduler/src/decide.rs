@@ -190,10 +190,12 @@ impl Cluster {
                     }
                     heads.reshare(&class.queue, self.share(&class.queue, now));
                 }
-                Tried::Never(why) => {
-                    self.give_up(&place.uid);
-                    let job = place.uid.clone();
-                    decisions.push(Decision::Infeasible { job, why });
+                Tried::Never(jobs, why) => {
+                    for job in jobs {
+                        self.give_up(&job);
+                        let why = Arc::clone(&why);
+                        decisions.push(Decision::Infeasible { job, why });
+                    }
                 }
             }
             // A class that has more jobs is behind the job that it was tried for.

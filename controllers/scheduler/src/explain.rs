@@ -52,6 +52,15 @@ pub enum Explanation {
         /// What keeps a member from the nodes that have no room.
         nodes: NodeReasons,
     },
+    /// There are fewer nodes that could ever run one of the members of its gang than it has members.
+    GangNever {
+        /// Members that it has.
+        wanted: u32,
+        /// Nodes that could ever run one.
+        able: u32,
+        /// What keeps a member from the other nodes for ever.
+        nodes: NodeReasons,
+    },
     /// No node is known.
     NoNodes,
 }
@@ -101,6 +110,7 @@ impl Explanation {
                 .items
                 .first()
                 .map_or(ReasonClass::InsufficientNodes, |item| item.misfit.class()),
+            Explanation::GangNever { .. } => ReasonClass::InsufficientNodes,
             Explanation::NoNodes => ReasonClass::NoNodes,
             Explanation::Nodes(reasons) | Explanation::Never(reasons) => reasons
                 .items
@@ -120,6 +130,7 @@ impl Explanation {
             | Explanation::PinMissing { .. }
             | Explanation::GangIncomplete { .. }
             | Explanation::Gang { .. }
+            | Explanation::GangNever { .. }
             | Explanation::NoNodes => None,
         };
         Known {
@@ -155,6 +166,21 @@ impl fmt::Display for Explanation {
                     f.write_str(": ")?;
                 }
                 nodes.write(false, None, f)
+            }
+            Explanation::GangNever {
+                wanted,
+                able,
+                nodes,
+            } => {
+                write!(
+                    f,
+                    "its gang needs {wanted} nodes and {able} of {} could ever run a member",
+                    nodes.total
+                )?;
+                if !nodes.items.is_empty() {
+                    f.write_str(": ")?;
+                }
+                nodes.write(true, None, f)
             }
             Explanation::NoNodes => f.write_str("no node is known"),
             Explanation::Nodes(reasons) => reasons.write(false, None, f),
@@ -224,7 +250,7 @@ impl Cluster {
         };
         let needs = &job.requirements;
         if (ended || self.settled)
-            && let Some(why) = self.never(needs)
+            && let Some(why) = self.never_job(job)
         {
             return Some(Standing::Never(why));
         }
@@ -330,6 +356,37 @@ impl Cluster {
             Some(reasons) => Explanation::Nodes(reasons),
             None => Explanation::NoNodes,
         }
+    }
+
+    /// Why no known node could ever run a job, or too few all of its gang; `None` when they could, or none is known.
+    pub(crate) fn never_job(&self, job: &Job) -> Option<Explanation> {
+        let alone = self.never(&job.requirements);
+        alone.or_else(|| self.never_gang(job))
+    }
+
+    /// Why there will never be enough nodes for a job's gang. Members that need different things are judged by those that
+    /// need the same as the job, and a gang that has begun to be placed is not judged.
+    fn never_gang(&self, job: &Job) -> Option<Explanation> {
+        let gang = job.gang.as_ref()?;
+        let unit = self.unit(job);
+        if unit.len() < gang.size as usize {
+            return None;
+        }
+        let needs = &job.requirements;
+        let alike = unit.iter().filter(|member| member.requirements == *needs);
+        let wanted = alike.count();
+        let judged = self
+            .candidates(needs)
+            .map(|(name, state)| (name, fit::could_ever(needs, name, state).err()));
+        let nodes = summarise(judged)?;
+        let unable: usize = nodes.items.iter().map(|item| item.nodes).sum();
+        let able = nodes.total.saturating_sub(unable);
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        (able < wanted).then(|| Explanation::GangNever {
+            wanted: count(wanted),
+            able: count(able),
+            nodes,
+        })
     }
 
     /// Why no known node could ever run a job; `None` when one could, or none is known.

@@ -91,6 +91,14 @@ impl Cluster {
             .collect()
     }
 
+    /// The waiting jobs that a job is placed with, in order: the members of its gang that have no node, or itself. What is
+    /// kept for a gang is kept in the name of the first of them. None for a job that does not wait.
+    pub fn together(&self, uid: &JobUid) -> Vec<JobUid> {
+        let job = self.waiting_job(uid);
+        let unit = job.map(|job| self.unit(job)).unwrap_or_default();
+        unit.into_iter().map(|job| job.uid.clone()).collect()
+    }
+
     /// The job by which a job is in the order: the first of its gang that waits, or itself.
     pub(crate) fn lead_of<'a>(&'a self, job: &'a Job) -> &'a Job {
         if job.gang.is_none() {
@@ -125,6 +133,16 @@ impl Cluster {
                 self.pending.unblock(class);
             }
         }
+    }
+
+    /// Are all members of a job's gang known?
+    pub(crate) fn is_complete(&self, job: &Job) -> bool {
+        let Some(gang) = &job.gang else {
+            return true;
+        };
+        let members = self.gangs.members(&gang.id);
+        let present = members.map_or(0, |members| members.waiting.len() + members.placed.len());
+        present >= gang.size as usize
     }
 
     /// Why a job may not be placed, whatever nodes say: its gang is not complete, or its queue keeps it.

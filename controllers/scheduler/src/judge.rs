@@ -48,15 +48,21 @@ impl Cluster {
         };
         let (key, blocked, known) = (class.key.clone(), class.blocked, class.reason.clone());
         let first = class.jobs.first().map(|place| place.uid.clone());
-        let needs = &key.requirements;
+        let job = first.as_ref().and_then(|uid| self.waiting_job(uid));
         let whole = 1 + self.nodes.len() / NODES_A_LOOK;
         let mut cost = 1;
         if self.settled && class.possible != Some(self.shape) {
             cost += whole;
-            if self.never(needs).is_some() {
+            let never = match job {
+                Some(job) => self.never_job(job),
+                None => self.never(&key.requirements),
+            };
+            if never.is_some() {
                 return (cost, true);
             }
-            self.pending.set_possible(id, self.shape);
+            if job.is_none_or(|job| self.is_complete(job)) {
+                self.pending.set_possible(id, self.shape);
+            }
         }
         let Some(known) = known else {
             // It is judged when it is told.

@@ -15,7 +15,7 @@ use crate::shell::{Op, Plan, has_finalizer, is_deleting, is_ended, member_index,
 /// What is known of a job.
 pub(super) struct Observed<'a> {
     pub(super) job: &'a Arc<Job>,
-    /// The array it is a member of.
+    /// The array or gang that it is a member of.
     pub(super) parent: Option<&'a Job>,
     /// What its spec resolves to.
     pub(super) resolved: Result<Effective, Withheld>,
@@ -120,13 +120,16 @@ fn keep_placement(before: Option<Effective>, resolved: Effective) -> Effective {
     }
 }
 
-/// The spec that a job is resolved from. A member has its array's priority, so that a nudge of the array moves what is queued
-/// of it; a member that was edited after it was made has its own.
-pub(super) fn in_force<'a>(job: &'a Job, parent: Option<&Job>) -> Cow<'a, JobSpec> {
-    let untouched = job.metadata.generation.unwrap_or(1) <= 1;
-    match parent.filter(|parent| untouched && parent.spec.priority != job.spec.priority) {
-        Some(parent) => Cow::Owned(JobSpec {
-            priority: parent.spec.priority,
+/// The spec that a job is resolved from. A member has the priority of its array or gang, so that a nudge of that moves what is
+/// queued of it; a member that was edited after it was made has its own. `parents` is what it belongs to, the nearest first.
+pub(super) fn in_force<'a>(job: &'a Job, parents: &[&Job]) -> Cow<'a, JobSpec> {
+    let untouched = |job: &Job| job.metadata.generation.unwrap_or(1) <= 1;
+    let line = std::iter::once(job).chain(parents.iter().copied());
+    let mut edited = line.clone().skip_while(|job| untouched(job));
+    let priority = edited.next().or(line.last()).map(|from| from.spec.priority);
+    match priority.filter(|priority| *priority != job.spec.priority) {
+        Some(priority) => Cow::Owned(JobSpec {
+            priority,
             ..job.spec.clone()
         }),
         None => Cow::Borrowed(&job.spec),
@@ -319,11 +322,11 @@ mod tests {
         let own = member(&parent, &spec).build();
         spec.priority = Some(90);
         let nudged = job("p").spec(spec.clone()).build();
-        assert_eq!(in_force(&own, Some(&nudged)).priority, Some(90));
+        assert_eq!(in_force(&own, &[&nudged]).priority, Some(90));
         spec.priority = Some(-3);
         let edited = member(&parent, &spec).generation(2).build();
-        assert_eq!(in_force(&edited, Some(&nudged)).priority, Some(-3));
-        assert_eq!(in_force(&own, None).priority, Some(5));
+        assert_eq!(in_force(&edited, &[&nudged]).priority, Some(-3));
+        assert_eq!(in_force(&own, &[]).priority, Some(5));
     }
 
     #[test]

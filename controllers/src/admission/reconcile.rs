@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use super::decide::{Observed, decide, enqueue_time, in_force};
 use super::resolve::resolve;
 use crate::ControllerName;
-use crate::shell::{Change, Controller, Key, Plan, Subject, Wanted, World, is_ended, uid};
+use crate::shell::{
+    Change, Controller, Key, Plan, Subject, Wanted, World, is_ended, is_parent, uid,
+};
 
 /// Admission.
 #[derive(Debug, Default)]
@@ -44,9 +46,9 @@ impl Controller for Admission {
                     wanted.job(&delta.key);
                 }
                 let known = delta.old.as_deref().map(|old| old.spec.priority);
-                if job.spec.array.is_some() && known.is_some_and(|old| old != job.spec.priority) {
-                    for (_, member) in world.members_of(uid(job)) {
-                        wanted.job(member);
+                if is_parent(job) && known.is_some_and(|old| old != job.spec.priority) {
+                    for member in world.family_of(uid(job)) {
+                        wanted.job(&member);
                     }
                 }
             }
@@ -83,11 +85,11 @@ impl Controller for Admission {
         let profiles = world.profiles.iter().map(|(_, profile)| profile.as_ref());
         let created = job.metadata.creation_timestamp.as_ref();
         let enqueue_time = enqueue_time(now, created.map(|time| time.0), self.last);
-        let parent = world.parent_of(job).map(AsRef::as_ref);
-        let spec = in_force(job, parent);
+        let parents = world.parents_of(job);
+        let spec = in_force(job, &parents);
         let plan = decide(Observed {
             job,
-            parent,
+            parent: parents.first().copied(),
             resolved: resolve(&spec, queue.map(AsRef::as_ref), profiles),
             enqueue_time,
             now,

@@ -153,7 +153,6 @@ fn refuse_unsupported(spec: &JobSpec) -> Result<(), Withheld> {
     let array = spec.array.as_ref();
     let unsupported = [
         ("spec.image", spec.image.is_some()),
-        ("spec.replicas above 1", spec.replicas.unwrap_or(1) > 1),
         ("spec.dependsOn", !spec.depends_on.is_empty()),
         (
             "spec.array.matrix",

@@ -235,14 +235,14 @@ fn a_quantity_that_cannot_be_read_names_its_field() {
 #[test]
 fn a_job_that_uses_what_cannot_be_done_yet_is_told_which_field() {
     let spec = JobSpec {
-        replicas: Some(4),
+        image: Some("busybox".to_owned()),
         ..JobSpec::default()
     };
     let error = resolve(&spec, None, [].iter()).unwrap_err();
     assert_eq!(error.reason(), "NotSupportedYet");
-    assert!(error.to_string().contains("spec.replicas"));
+    assert!(error.to_string().contains("spec.image"));
     let harmless = JobSpec {
-        replicas: Some(1),
+        replicas: Some(4),
         backoff_limit: Some(0),
         ..JobSpec::default()
     };

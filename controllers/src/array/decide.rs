@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::index_set::IndexSet;
-use super::member::{member, name_problem};
+use super::member::member;
 use crate::shell::{
-    Op, Plan, bound_attempt_ended, cancel_wanted, has_finalizer, is_deleting, is_ended,
-    suspend_wanted, without_finalizer,
+    Op, Plan, bound_attempt_ended, cancel_wanted, child_name, has_finalizer, is_deleting, is_ended,
+    name_problem, suspend_wanted, without_finalizer,
 };
 
 /// Default of `array.parallelism`.
@@ -146,7 +146,7 @@ impl ArrayState {
             .max_failures
             .is_some_and(|most| self.failed.len() >= most.max(1));
         let mut wanted = Wanted {
-            over: self.next_index >= self.total || too_many || cancel_wanted(parent, None),
+            over: self.next_index >= self.total || too_many || cancel_wanted(parent, &[]),
             ..Wanted::default()
         };
         if wanted.over {
@@ -160,11 +160,11 @@ impl ArrayState {
             })
         };
         let name = parent.metadata.name.as_deref().unwrap_or_default();
-        if let Some(problem) = name_problem(name, self.total) {
+        if let Some(problem) = name_problem("an array", name, self.total) {
             wanted.held = waiting(NAME_TOO_LONG, problem);
             return wanted;
         }
-        if suspend_wanted(parent, None) {
+        if suspend_wanted(parent, &[]) {
             wanted.held = waiting(SUSPENDED, "the array is suspended".to_owned());
             return wanted;
         }
@@ -177,7 +177,7 @@ impl ArrayState {
                 continue;
             }
             if (observed.is_taken)(index) {
-                let other = super::member::name(name, index);
+                let other = child_name(name, index);
                 let words = format!("the name {other} belongs to a job that is not this array's");
                 wanted.held = waiting(NAME_CONFLICT, words);
                 break;
@@ -209,7 +209,7 @@ impl ArrayState {
             .filter(|waiting| !ours.contains(&waiting.reason.as_str()));
         next.waiting = wanted.held.clone().or(foreign);
         let begun = before.phase.is_some_and(|phase| phase != Phase::Pending);
-        if wanted.over && self.active == 0 && (begun || cancel_wanted(observed.parent, None)) {
+        if wanted.over && self.active == 0 && (begun || cancel_wanted(observed.parent, &[])) {
             self.end(observed, &mut next);
         }
         next
@@ -221,7 +221,7 @@ impl ArrayState {
         let ended = self.finished.len();
         next.outcome = Some(if failed == 0 && ended == total {
             Outcome::Succeeded
-        } else if cancel_wanted(observed.parent, None) {
+        } else if cancel_wanted(observed.parent, &[]) {
             Outcome::Cancelled
         } else {
             Outcome::Failed

@@ -7,7 +7,6 @@ use crds::job::ArraySpec;
 use crds::job_status::Effective;
 use proptest::prelude::*;
 
-use super::super::member::name;
 use super::*;
 use crate::shell::testing::{at, job, member_of};
 use crate::shell::uid;
@@ -52,7 +51,7 @@ impl Model {
     }
 
     fn is_ours(&self, job: &Job) -> bool {
-        crate::shell::array_owner(job).is_some_and(|owner| owner.uid == uid(&self.parent))
+        crate::shell::owner(job).is_some_and(|owner| owner.uid == uid(&self.parent))
     }
 
     fn look(&self) -> Plan {
@@ -258,7 +257,7 @@ fn a_suspended_array_makes_no_members_and_says_so() {
 #[test]
 fn a_name_that_belongs_to_someone_else_is_never_adopted() {
     let mut model = array(of(3, 3));
-    model.jobs.insert(1, job(&name("p", 1)).build());
+    model.jobs.insert(1, job(&child_name("p", 1)).build());
     model.settle();
     assert_eq!(model.indices(), [0, 1]);
     let waiting = model.status().waiting.clone().unwrap();

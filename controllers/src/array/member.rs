@@ -1,75 +1,29 @@
 //! The member of an array with a given index. Pure.
 
-use std::collections::BTreeMap;
-
 use crds::job::EnvVar;
-use crds::{
-    ARRAY_INDEX_LABEL, ARRAY_LABEL, GROUP, Job, JobSpec, RELEASE_FINALIZER, TALLY_FINALIZER,
-    VERSION,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::core::ObjectMeta;
+use crds::{ARRAY_INDEX_LABEL, ARRAY_LABEL, GANG_LABEL, GANG_RANK_LABEL, Job, JobSpec};
+
+use crate::shell::{child, child_spec};
 
 /// What is replaced by the index.
 const PLACEHOLDER: &str = "{i}";
-/// Longest name of a member: it is also the name of its directories, and the parent's name becomes a label.
-const MAX_NAME: usize = 253;
-/// Longest value of a label.
-const MAX_LABEL: usize = 63;
-
-/// The name of a member.
-pub(super) fn name(parent: &str, index: u32) -> String {
-    format!("{parent}-{index}")
-}
-
-/// Why an array of this name and size cannot have members, if it cannot.
-pub(super) fn name_problem(parent: &str, total: u32) -> Option<String> {
-    let longest = name(parent, total.saturating_sub(1)).len();
-    if parent.len() > MAX_LABEL {
-        let length = parent.len();
-        Some(format!(
-            "the name has {length} characters; the name of an array becomes a label of its members, which may have {MAX_LABEL}"
-        ))
-    } else if longest > MAX_NAME {
-        Some(format!(
-            "the names of its members would have {longest} characters; {MAX_NAME} are allowed"
-        ))
-    } else {
-        None
-    }
-}
 
 /// The member of an array with a given index.
 pub(super) fn member(parent: &Job, index: u32) -> Job {
     let array = parent.metadata.name.as_deref().unwrap_or_default();
-    let mut labels: BTreeMap<String, String> = parent.metadata.labels.clone().unwrap_or_default();
-    labels.insert(ARRAY_LABEL.to_owned(), array.to_owned());
-    labels.insert(ARRAY_INDEX_LABEL.to_owned(), index.to_string());
-    Job {
-        metadata: ObjectMeta {
-            name: Some(name(array, index)),
-            namespace: parent.metadata.namespace.clone(),
-            labels: Some(labels),
-            finalizers: Some(vec![
-                RELEASE_FINALIZER.to_owned(),
-                TALLY_FINALIZER.to_owned(),
-            ]),
-            owner_references: Some(vec![OwnerReference {
-                api_version: format!("{GROUP}/{VERSION}"),
-                kind: "Job".to_owned(),
-                name: array.to_owned(),
-                uid: parent.metadata.uid.clone().unwrap_or_default(),
-                controller: Some(true),
-                block_owner_deletion: Some(true),
-            }]),
-            ..ObjectMeta::default()
-        },
-        spec: spec(&parent.spec, index),
-        status: None,
+    let labels = [
+        (ARRAY_LABEL, array.to_owned()),
+        (ARRAY_INDEX_LABEL, index.to_string()),
+    ];
+    let mut member = child(parent, index, labels, spec(&parent.spec, index));
+    // It may be a gang's parent, and is never a gang's member.
+    if let Some(labels) = &mut member.metadata.labels {
+        labels.remove(GANG_LABEL);
+        labels.remove(GANG_RANK_LABEL);
     }
+    member
 }
 
-/// Cancel, suspension and deletion reach a member through its parent, so its own spec does not repeat them.
 fn spec(parent: &JobSpec, index: u32) -> JobSpec {
     let index = index.to_string();
     let put = |text: &String| text.replace(PLACEHOLDER, &index);
@@ -85,15 +39,14 @@ fn spec(parent: &JobSpec, index: u32) -> JobSpec {
             })
             .collect(),
         array: None,
-        cancel: None,
-        suspend: None,
-        ttl_seconds_after_finished: None,
-        ..parent.clone()
+        ..child_spec(parent)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crds::{RELEASE_FINALIZER, TALLY_FINALIZER};
+
     use super::*;
     use crate::shell::testing::job;
 
@@ -148,12 +101,5 @@ mod tests {
             meta.finalizers.unwrap(),
             [RELEASE_FINALIZER, TALLY_FINALIZER]
         );
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_is_told_before_anything_is_made() {
-        assert_eq!(name_problem(&"a".repeat(63), 1000), None);
-        let problem = name_problem(&"a".repeat(64), 1).unwrap();
-        assert!(problem.contains("64 characters"));
     }
 }

@@ -6,10 +6,10 @@ use crds::Job;
 use jiff::Timestamp;
 
 use super::decide::{Member, Observed, decide, decide_member};
-use super::member;
 use crate::ControllerName;
 use crate::shell::{
-    Change, Controller, Key, Plan, Subject, Wanted, World, array_owner, member_index, uid,
+    Change, Controller, Key, Plan, Subject, Wanted, World, child_name, member_index, owner, rank,
+    uid,
 };
 
 /// Array.
@@ -34,7 +34,8 @@ impl Controller for Array {
             }
         }
         let member = delta.new.as_ref().or(delta.old.as_ref());
-        if let Some(owner) = member.and_then(|job| array_owner(job)) {
+        let member = member.filter(|job| rank(job).is_none());
+        if let Some(owner) = member.and_then(|job| owner(job)) {
             wanted.job(&delta.key);
             wanted.job(&Key::new(&delta.key.namespace, &owner.name));
         } else if let Some(array) = array_in_the_way(&delta.key, world) {
@@ -55,8 +56,8 @@ impl Controller for Array {
         if job.spec.array.is_some() {
             return look_at_parent(key, job, world, now);
         }
-        match (array_owner(job), member_index(job)) {
-            (Some(_), Some(index)) => {
+        match (owner(job), member_index(job)) {
+            (Some(_), Some(index)) if rank(job).is_none() => {
                 let parent = world.parent_of(job).map(AsRef::as_ref);
                 decide_member(job, parent, index)
             }
@@ -74,10 +75,10 @@ fn look_at_parent(key: &Key, parent: &Arc<Job>, world: &World, now: Timestamp) -
         })
         .collect();
     let is_taken = |index| {
-        let name = member::name(&key.name, index);
+        let name = child_name(&key.name, index);
         let other = world.jobs.get(&Key::new(&key.namespace, &name));
         other.is_some_and(|job| {
-            array_owner(job).is_none_or(|owner| owner.uid != uid(parent))
+            owner(job).is_none_or(|owner| owner.uid != uid(parent))
                 || member_index(job) != Some(index)
         })
     };

@@ -9,15 +9,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::ControllerName;
 use crate::shell::{
-    Op, Plan, by, cancel_wanted, has_finalizer, is_deleting, raised, suspend_wanted,
-    without_finalizer,
+    Op, Plan, by, cancel_wanted, has_finalizer, is_deleting, is_parent, raised, rank,
+    suspend_wanted, without_finalizer,
 };
 
 /// What is known of a job.
 pub(super) struct Observed<'a> {
     pub(super) job: &'a Arc<Job>,
-    /// The array it is a member of.
-    pub(super) parent: Option<&'a Job>,
+    /// What it belongs to: its gang or array, and the array of its gang.
+    pub(super) parents: &'a [&'a Job],
     pub(super) now: Timestamp,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
     if status.outcome.is_some() {
         return Plan::nothing();
     }
-    let Some(wish) = wish(job, observed.parent) else {
+    let Some(wish) = wish(job, observed.parents) else {
         return Plan::nothing();
     };
     if status.binding.is_some() {
@@ -51,7 +51,7 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
         return Plan::of(next.and_then(|next| Op::job_status(job, next)));
     }
     match wish.reason {
-        StopReason::Cancelled if job.spec.array.is_none() => {
+        StopReason::Cancelled if !is_parent(job) => {
             Plan::of(Op::job_status(job, cancelled(status, observed.now)))
         }
         _ => Plan::nothing(),
@@ -70,16 +70,21 @@ fn cancelled(mut status: JobStatus, now: Timestamp) -> JobStatus {
     status
 }
 
-fn wish(job: &Job, parent: Option<&Job>) -> Option<Wish> {
+fn wish(job: &Job, parents: &[&Job]) -> Option<Wish> {
+    let in_gang = rank(job).is_some();
     let (reason, words) = if is_deleting(job) {
         (StopReason::Cancelled, "the job is deleted")
-    } else if cancel_wanted(job, None) {
+    } else if cancel_wanted(job, &[]) {
         (StopReason::Cancelled, "the job is cancelled")
-    } else if cancel_wanted(job, parent) {
+    } else if cancel_wanted(job, parents) && in_gang {
+        (StopReason::Cancelled, "its gang is cancelled")
+    } else if cancel_wanted(job, parents) {
         (StopReason::Cancelled, "its array is cancelled")
-    } else if suspend_wanted(job, None) {
+    } else if suspend_wanted(job, &[]) {
         (StopReason::Suspended, "the job is suspended")
-    } else if suspend_wanted(job, parent) {
+    } else if suspend_wanted(job, parents) && in_gang {
+        (StopReason::Suspended, "its gang is suspended")
+    } else if suspend_wanted(job, parents) {
         (StopReason::Suspended, "its array is suspended")
     } else {
         return None;
@@ -98,7 +103,11 @@ mod tests {
 
     fn plan(job: &Arc<Job>, parent: Option<&Job>) -> Plan {
         let now = at(100);
-        decide(&Observed { job, parent, now })
+        decide(&Observed {
+            job,
+            parents: parent.as_slice(),
+            now,
+        })
     }
 
     fn cancel() -> JobSpec {
@@ -254,9 +263,12 @@ mod tests {
     }
 
     #[test]
-    fn the_parent_of_an_array_is_left_to_the_array_controller() {
+    fn the_parent_of_an_array_or_gang_is_left_to_their_controllers() {
         let mut spec = cancel();
         spec.array = Some(ArraySpec::default());
+        assert!(story(job("p").spec(spec), None).is_empty());
+        let mut spec = cancel();
+        spec.replicas = Some(2);
         assert!(story(job("p").spec(spec), None).is_empty());
     }
 

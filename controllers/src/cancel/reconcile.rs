@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::decide::{Observed, decide};
 use crate::ControllerName;
 use crate::shell::{
-    Change, Controller, Plan, Subject, Wanted, World, cancel_wanted, is_deleting, suspend_wanted,
-    uid,
+    Change, Controller, Plan, Subject, Wanted, World, cancel_wanted, is_deleting, is_parent,
+    suspend_wanted, uid,
 };
 
 /// Cancel.
@@ -25,12 +25,12 @@ impl Controller for Cancel {
         let Some(job) = &delta.new else {
             return;
         };
-        let parent = world.parent_of(job).map(AsRef::as_ref);
-        if is_deleting(job) || cancel_wanted(job, parent) || suspend_wanted(job, parent) {
+        let parents = world.parents_of(job);
+        if is_deleting(job) || cancel_wanted(job, &parents) || suspend_wanted(job, &parents) {
             wanted.job(&delta.key);
-            if job.spec.array.is_some() {
-                for (_, member) in world.members_of(uid(job)) {
-                    wanted.job(member);
+            if is_parent(job) {
+                for member in world.family_of(uid(job)) {
+                    wanted.job(&member);
                 }
             }
         }
@@ -43,7 +43,7 @@ impl Controller for Cancel {
         let Some(job) = world.jobs.get(key) else {
             return Plan::nothing();
         };
-        let parent = world.parent_of(job).map(AsRef::as_ref);
-        decide(&Observed { job, parent, now })
+        let parents = &world.parents_of(job);
+        decide(&Observed { job, parents, now })
     }
 }

@@ -22,8 +22,8 @@ const AFTER_FENCE_SECS: u64 = 60;
 /// What is known of a bound job.
 pub(super) struct Observed<'a> {
     pub(super) job: &'a Arc<Job>,
-    /// The array it is a member of.
-    pub(super) parent: Option<&'a Job>,
+    /// What it belongs to: its gang or array, and the array of its gang.
+    pub(super) parents: &'a [&'a Job],
     /// The node it is bound to, if its object exists.
     pub(super) node: Option<&'a Node>,
     /// Since when this process knows the node's boot id.
@@ -232,7 +232,7 @@ fn given_up(observed: &Observed<'_>, status: &JobStatus, reason: &str) -> Plan {
         time: Some(MicroTime(observed.now)),
         lost: false,
     };
-    let cancelled = is_deleting(observed.job) || cancel_wanted(observed.job, observed.parent);
+    let cancelled = is_deleting(observed.job) || cancel_wanted(observed.job, observed.parents);
     if status.outcome.is_some() || status.finish_time.is_some() {
         // How it ended is known; that nothing is left of it is known now.
         next.release = Some(release);
@@ -378,7 +378,7 @@ mod tests {
         loop {
             let plan = decide(&Observed {
                 job: &job,
-                parent: None,
+                parents: &[],
                 node,
                 boot_seen: Some(at(100)),
                 sight: Some(silent_since(100)),
@@ -504,7 +504,7 @@ mod tests {
             let builder = ended(outcome);
             let plan = decide(&Observed {
                 job: &builder.build(),
-                parent: None,
+                parents: &[],
                 node: Some(&new_boot),
                 boot_seen: Some(at(100)),
                 sight: Some(silent_since(100)),
@@ -569,7 +569,7 @@ mod tests {
         let plan = |since, unknown, now| {
             decide(&Observed {
                 job: &job,
-                parent: None,
+                parents: &[],
                 node: Some(&silent),
                 boot_seen: None,
                 sight: Some(silent_since(since)),
@@ -629,7 +629,7 @@ mod tests {
         let new_boot = node("True", "boot-2");
         let plan = decide(&Observed {
             job: &job,
-            parent: None,
+            parents: &[],
             node: Some(&new_boot),
             boot_seen: Some(at(100)),
             sight: Some(silent_since(100)),
@@ -661,7 +661,7 @@ mod tests {
         let new_boot = node("True", "boot-2");
         let plan = decide(&Observed {
             job: &job,
-            parent: None,
+            parents: &[],
             node: Some(&new_boot),
             boot_seen: Some(at(100)),
             sight: Some(silent_since(100)),

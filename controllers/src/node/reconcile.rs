@@ -125,7 +125,7 @@ impl NodeLife {
         };
         let mut plan = job::decide(&job::Observed {
             job,
-            parent: world.parent_of(job).map(AsRef::as_ref),
+            parents: &world.parents_of(job),
             node: world.nodes.get(&node).map(AsRef::as_ref),
             boot_seen: self.boots.get(&node).map(|(_, since)| *since),
             sight: self.sights.get(&node).copied(),

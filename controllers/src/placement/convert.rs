@@ -15,6 +15,8 @@ use scheduler::{
     Slices, Span, Terms, Wish,
 };
 
+use crate::shell::{owner, rank};
+
 /// Labels that every node bears, whatever its agent says.
 const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 const ARCH_LABEL: &str = "kubernetes.io/arch";
@@ -53,8 +55,18 @@ pub(super) fn waiting_job(
         terms: terms(effective),
         estimate: known.estimate,
         ancestors: known.ancestors,
-        gang: None,
+        gang: gang(job, status),
     }
+}
+
+/// The gang of a member, as one generation of it: the same for all its members, and for no others.
+fn gang(job: &Job, status: &JobStatus) -> Option<scheduler::Gang> {
+    let (gang, owner) = (status.gang.as_ref()?, owner(job)?);
+    rank(job)?;
+    Some(scheduler::Gang {
+        id: format!("{}/{}", owner.uid, gang.generation).into(),
+        size: gang.size,
+    })
 }
 
 fn terms(effective: &Effective) -> Terms {
@@ -221,7 +233,7 @@ pub(super) fn bound_job(
             .stop
             .as_ref()
             .and_then(|stop| (stop.attempt == status.attempt).then(|| millis(stop.deadline.0))),
-        gang: None,
+        gang: gang(job, status).map(|gang| gang.id),
     }
 }
 

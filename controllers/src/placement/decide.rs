@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crds::job_status::{Binding, Effective, Outcome, Reservation, Waiting};
-use crds::{Job, JobStatus, Node, PREEMPT_BLOCKERS_ANNOTATION, RELEASE_FINALIZER};
+use crds::{Job, JobStatus, Node, PREEMPT_BLOCKERS_ANNOTATION, RELEASE_FINALIZER, phase};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
@@ -11,8 +11,12 @@ use super::convert::held;
 use super::untold::Reason;
 use crate::array::IndexSet;
 use crate::shell::{
-    Op, array_owner, cancel_wanted, has_finalizer, is_deleting, member_index, suspend_wanted,
+    Op, cancel_wanted, gang_size, has_finalizer, is_deleting, is_ended, is_parent, member_index,
+    owner, rank, suspend_wanted,
 };
+
+/// The class of the reason that a member of a gang waits for the others.
+const GANG_FORMING: &str = "GangForming";
 
 /// First time for which a node that handed a job back is not offered it; it doubles with each time in a row.
 const AVOID: SignedDuration = SignedDuration::from_secs(5);
@@ -26,14 +30,15 @@ pub(super) enum View<'a> {
     Holds(&'a JobStatus, &'a Binding),
     /// It waits for slots.
     Waits(&'a JobStatus, &'a Effective),
-    /// It waits for somebody to resume it.
-    Suspended,
+    /// It waits for something that is not placement's: for somebody to resume it, or for its gang.
+    NotReady(Reason),
     /// It does not concern placement.
     Aside,
 }
 
-/// What a job is to placement. `parent` is the array it is a member of, if that exists.
-pub(super) fn view<'a>(job: &'a Job, parent: Option<&Job>) -> View<'a> {
+/// What a job is to placement. `parents` are what it belongs to, as far as that exists: its gang or array, and the array of its
+/// gang.
+pub(super) fn view<'a>(job: &'a Job, parents: &[&Job]) -> View<'a> {
     let Some(status) = &job.status else {
         return View::Aside;
     };
@@ -45,27 +50,65 @@ pub(super) fn view<'a>(job: &'a Job, parent: Option<&Job>) -> View<'a> {
     };
     let open = status.outcome.is_none()
         && status.binding.is_none()
-        && job.spec.array.is_none()
+        && !is_parent(job)
         && !is_deleting(job)
-        && !cancel_wanted(job, parent)
+        && !cancel_wanted(job, parents)
         && status.observed_generation == job.metadata.generation
         && has_finalizer(job, RELEASE_FINALIZER)
-        && is_live_member(job, parent);
+        && is_live_member(job, parents);
     if !open {
         View::Aside
-    } else if suspend_wanted(job, parent) {
-        View::Suspended
+    } else if suspend_wanted(job, parents) {
+        View::NotReady(suspended(job))
+    } else if let Some(reason) = kept_by_gang(job, status, parents) {
+        View::NotReady(reason)
     } else {
         View::Waits(status, effective)
     }
 }
 
-/// True for every job that is no member, and for members of arrays that still want them.
-fn is_live_member(job: &Job, parent: Option<&Job>) -> bool {
-    if array_owner(job).is_none() {
+fn suspended(job: &Job) -> Reason {
+    let message = if suspend_wanted(job, &[]) {
+        "the job is suspended"
+    } else if rank(job).is_some() {
+        "its gang is suspended"
+    } else {
+        "its array is suspended"
+    };
+    Reason {
+        class: "Suspended",
+        message: message.to_owned(),
+    }
+}
+
+/// Why a member of a gang is not placed with the others of its generation, if it is not.
+fn kept_by_gang(job: &Job, status: &JobStatus, parents: &[&Job]) -> Option<Reason> {
+    rank(job)?;
+    let parent = parents.first().and_then(|parent| parent.status.as_ref());
+    let gang = parent.and_then(|parent| parent.gang.as_ref());
+    let generation = gang.map(|gang| gang.generation);
+    let mine = status.gang.as_ref().map(|gang| gang.generation);
+    let stop = parent.and_then(phase::current_stop);
+    let message = match stop {
+        Some(stop) => {
+            let why = stop.message.as_deref().unwrap_or("its gang is stopped");
+            format!("it waits until all of its gang is stopped: {why}")
+        }
+        None if mine.is_some() && mine == generation => return None,
+        None => "it waits until all members of its gang can wait for nodes together".to_owned(),
+    };
+    Some(Reason {
+        class: GANG_FORMING,
+        message,
+    })
+}
+
+/// True for every job that is no member, and for members of arrays and gangs that still want them.
+fn is_live_member(job: &Job, parents: &[&Job]) -> bool {
+    if owner(job).is_none() {
         return true;
     }
-    let Some(parent) = parent.filter(|parent| !is_deleting(parent)) else {
+    let Some(parent) = parents.first().filter(|parent| !is_closing(parent)) else {
         return false;
     };
     let array = parent.status.as_ref().and_then(|s| s.array.as_ref());
@@ -78,9 +121,9 @@ fn is_live_member(job: &Job, parent: Option<&Job>) -> bool {
     }
 }
 
-/// Is an array on its way out, so that its members are not placed any more?
-pub(super) fn is_closing(array: &Job) -> bool {
-    is_deleting(array)
+/// Is an array or a gang on its way out, so that its members are not placed any more?
+pub(super) fn is_closing(parent: &Job) -> bool {
+    is_deleting(parent) || (gang_size(parent).is_some() && is_ended(parent))
 }
 
 /// A node that is not offered a job for a while, because it handed it back before it started.
@@ -182,12 +225,12 @@ pub(super) fn tell(job: &Arc<Job>, reason: Reason, reservation: Option<Reservati
 #[cfg(test)]
 mod tests {
     use crds::job::ArraySpec;
-    use crds::job_status::{ArrayStatus, AttemptRecord, Release};
+    use crds::job_status::{ArrayStatus, AttemptRecord, GangStatus, Release, StopReason};
     use crds::{JobSpec, Phase};
 
     use super::*;
-    use crate::shell::Plan;
-    use crate::shell::testing::{JobBuilder, applied, at, job, member_of};
+    use crate::shell::testing::{JobBuilder, applied, at, gang_member_of, job, member_of};
+    use crate::shell::{Plan, raised};
 
     fn admitted(builder: JobBuilder) -> JobBuilder {
         builder.status(|status| {
@@ -197,10 +240,10 @@ mod tests {
     }
 
     fn word(builder: JobBuilder, parent: Option<&Job>) -> &'static str {
-        match view(&builder.build(), parent) {
+        match view(&builder.build(), parent.as_slice()) {
             View::Holds(..) => "holds",
             View::Waits(..) => "waits",
-            View::Suspended => "suspended",
+            View::NotReady(Reason { class, .. }) => class,
             View::Aside => "aside",
         }
     }
@@ -230,13 +273,14 @@ mod tests {
             (
                 "suspended",
                 spec(|spec| spec.suspend = Some(true)),
-                "suspended",
+                "Suspended",
             ),
             (
                 "an array",
                 spec(|spec| spec.array = Some(ArraySpec::default())),
                 "aside",
             ),
+            ("a gang", spec(|spec| spec.replicas = Some(2)), "aside"),
             ("bound", admitted(job("a")).bound("n"), "holds"),
             (
                 "deleted while it runs",
@@ -290,7 +334,46 @@ mod tests {
             ..JobSpec::default()
         };
         let parent = job("p").spec(suspended).build();
-        assert_eq!(word(member(3), Some(&parent)), "suspended");
+        assert_eq!(word(member(3), Some(&parent)), "Suspended");
+    }
+
+    #[test]
+    fn a_member_of_a_gang_waits_for_nodes_as_one_of_the_present_generation() {
+        let in_generation = |generation| {
+            Some(GangStatus {
+                size: 2,
+                generation,
+                ..GangStatus::default()
+            })
+        };
+        let gang = JobSpec {
+            replicas: Some(2),
+            ..JobSpec::default()
+        };
+        let open = job("g").spec(gang).status(|status| {
+            (status.attempt, status.gang) = (3, in_generation(3));
+        });
+        let parent = open.clone().build();
+        let member = |gang: Option<GangStatus>| {
+            admitted(gang_member_of(&parent, 1)).status(|status| status.gang = gang)
+        };
+        let told = |gang, parent: &Job| word(member(gang), Some(parent));
+        assert_eq!(told(in_generation(3), &parent), "waits");
+        assert_eq!(told(None, &parent), "GangForming");
+        assert_eq!(told(in_generation(2), &parent), "GangForming");
+        let stopped = raised(
+            parent.status.as_ref().unwrap(),
+            StopReason::Preempted,
+            "x",
+            "a node is lost",
+            at(1),
+        );
+        let stopped = open.clone().status(|status| *status = stopped.unwrap());
+        let stopped = stopped.build();
+        assert_eq!(told(in_generation(3), &stopped), "GangForming");
+        let ended = open.status(|status| status.outcome = Some(Outcome::Failed));
+        assert_eq!(told(in_generation(3), &ended.build()), "aside");
+        assert_eq!(word(member(in_generation(3)), None), "aside");
     }
 
     #[test]

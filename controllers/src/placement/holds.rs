@@ -3,6 +3,9 @@
 //! The core decides what is kept, and that is in force at once; what is written serves people, the preemption controller, and
 //! the next process. So what is wanted is remembered by job, and written until the job says it: a conflict or a lost answer
 //! changes nothing in the core.
+//!
+//! What is kept for a gang is one thing to the core, under the name of its first member; here each member says its own slot,
+//! and all are restored together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,19 +32,52 @@ pub(super) struct Holds {
     kept: BTreeMap<Key, Kept>,
     unsaid: BTreeSet<Key>,
     in_flight: BTreeSet<Key>,
+    /// The members of a gang that something is kept for, by the job in whose name it is.
+    together: BTreeMap<Key, BTreeSet<Key>>,
 }
 
 impl Holds {
-    /// What the core keeps for a job by a reservation.
-    pub(super) fn reserve(&mut self, key: &Key, reservation: Option<Reservation>) {
-        self.kept.entry(key.clone()).or_default().reservation = reservation;
-        self.unsaid.insert(key.clone());
+    /// What the core keeps by a reservation in the name of a job: for it, and for the members of its gang.
+    pub(super) fn reserve(&mut self, lead: &Key, slots: Vec<(Key, Reservation)>) {
+        for key in self.members(lead, slots.iter().map(|(key, _)| key)) {
+            self.kept.entry(key.clone()).or_default().reservation = None;
+            self.unsaid.insert(key);
+        }
+        for (key, reservation) in slots {
+            self.kept.entry(key.clone()).or_default().reservation = Some(reservation);
+            self.unsaid.insert(key);
+        }
     }
 
-    /// What the core keeps for a job while others leave.
-    pub(super) fn nominate(&mut self, key: &Key, nomination: Option<Nomination>) {
-        self.kept.entry(key.clone()).or_default().nomination = nomination;
-        self.unsaid.insert(key.clone());
+    /// What the core keeps in the name of a job while others leave: for it, and for the members of its gang.
+    pub(super) fn nominate(&mut self, lead: &Key, slots: Vec<(Key, Nomination)>) {
+        for key in self.members(lead, slots.iter().map(|(key, _)| key)) {
+            self.kept.entry(key.clone()).or_default().nomination = None;
+            self.unsaid.insert(key);
+        }
+        for (key, nomination) in slots {
+            self.kept.entry(key.clone()).or_default().nomination = Some(nomination);
+            self.unsaid.insert(key);
+        }
+    }
+
+    /// Those for whom something is or was kept in the name of a job, once these are among them.
+    fn members<'a>(&mut self, lead: &Key, more: impl Iterator<Item = &'a Key>) -> BTreeSet<Key> {
+        let others: BTreeSet<Key> = more.filter(|key| *key != lead).cloned().collect();
+        let mut all = BTreeSet::from([lead.clone()]);
+        if !others.is_empty() {
+            let known = self.together.entry(lead.clone()).or_default();
+            known.extend(others);
+        }
+        all.extend(self.together.get(lead).into_iter().flatten().cloned());
+        all
+    }
+
+    /// The job in whose name something is kept for this one.
+    pub(super) fn lead_of(&self, key: &Key) -> Key {
+        let mut gangs = self.together.iter();
+        let found = gangs.find(|(_, members)| members.contains(key));
+        found.map_or(key, |(lead, _)| lead).clone()
     }
 
     /// The reservation of a job, for a write of something else.
@@ -61,8 +97,13 @@ impl Holds {
         kept.is_some_and(|kept| kept.nomination.is_some())
     }
 
-    /// A job waits no more; its next status says nothing of what was kept.
+    /// A job waits no more; its next status says nothing of what was kept. What was kept in its name is over.
     pub(super) fn remove(&mut self, key: &Key) {
+        if self.together.contains_key(key) {
+            self.reserve(key, Vec::new());
+            self.nominate(key, Vec::new());
+            self.together.remove(key);
+        }
         self.kept.remove(key);
         self.unsaid.remove(key);
     }
@@ -157,55 +198,80 @@ pub(super) fn nomination(
     }
 }
 
-/// What the status of a waiting job says is kept for it is kept again. Answers with what that is; nothing of a job that does
-/// not wait, or that the core says cannot have it.
-pub(super) fn restore(
-    cluster: &mut Cluster,
-    job: &Job,
-    now: Timestamp,
-) -> (Option<Reservation>, Option<Nomination>) {
-    let id = job_uid(job);
-    if cluster.job_state(&id) != Some(JobState::Pending) {
-        return (None, None);
+/// What the status of a waiting job says is kept for it is kept again: of one job, or of all members of a gang that have no
+/// node. Answers whether a reservation and a nomination are in force now; nothing is for jobs that do not wait, or that the
+/// core says cannot have it.
+pub(super) fn restore(cluster: &mut Cluster, unit: &[&Job], now: Timestamp) -> (bool, bool) {
+    let Some(first) = unit.first() else {
+        return (false, false);
+    };
+    let waits = |job: &&Job| cluster.job_state(&job_uid(job)) == Some(JobState::Pending);
+    let together = cluster.together(&job_uid(first));
+    if !unit.iter().all(waits) || together.len() != unit.len() {
+        return (false, false);
     }
-    let status = job.status.as_ref();
-    let waiting = status.and_then(|status| status.waiting.as_ref());
-    let reservation = waiting.and_then(|waiting| waiting.reservation.clone());
-    let reservation = reservation
-        .filter(|known| cluster.restore_reservation(&id, restored_reservation(&id, known)));
+    let Some(lead) = together.into_iter().next() else {
+        return (false, false);
+    };
     let now = Millis(now.as_millisecond());
-    let nomination = status.and_then(|status| status.nomination.clone());
-    let nomination =
-        nomination.filter(|known| cluster.nominate(&id, restored_nomination(&id, known, now)));
-    (reservation, nomination)
+    let reserved = restored_reservation(unit)
+        .is_some_and(|reservation| cluster.restore_reservation(&lead, reservation));
+    let nominated = restored_nomination(unit, now)
+        .is_some_and(|nomination| cluster.nominate(&lead, nomination));
+    (reserved, nominated)
 }
 
-/// A reservation that a status says, as the core knows it.
-fn restored_reservation(job: &JobUid, reservation: &Reservation) -> scheduler::Reservation {
-    let until = reservation.not_later_than.as_ref();
-    scheduler::Reservation {
-        slots: vec![slot(job, &reservation.node_name, &reservation.gpus)],
-        not_later_than: until.map(|time| Millis(time.0.as_millisecond())),
+/// The reservation that a job's status says.
+pub(super) fn said_reservation(job: &Job) -> Option<&Reservation> {
+    job.status.as_ref()?.waiting.as_ref()?.reservation.as_ref()
+}
+
+/// The nomination that a job's status says.
+pub(super) fn said_nomination(job: &Job) -> Option<&Nomination> {
+    job.status.as_ref()?.nomination.as_ref()
+}
+
+/// The reservation that these jobs say, as the core knows it.
+fn restored_reservation(unit: &[&Job]) -> Option<scheduler::Reservation> {
+    let known: Option<Vec<_>> = unit
+        .iter()
+        .map(|job| Some((job_uid(job), said_reservation(job)?)))
+        .collect();
+    let known = known?;
+    let times = known.iter().map(|(_, one)| one.not_later_than.as_ref());
+    let times: Option<Vec<_>> = times.collect();
+    let latest = times.and_then(|times| times.into_iter().map(|time| time.0).max());
+    let slots = known
+        .iter()
+        .map(|(id, one)| slot(id, &one.node_name, &one.gpus));
+    Some(scheduler::Reservation {
+        slots: slots.collect(),
+        not_later_than: latest.map(|time| Millis(time.as_millisecond())),
         waits_for: Vec::new(),
-    }
+    })
 }
 
-/// A nomination that a status says, as the core knows it.
-fn restored_nomination(
-    job: &JobUid,
-    nomination: &Nomination,
-    now: Millis,
-) -> scheduler::Nomination {
-    let expires = nomination.expires_at.as_ref();
-    scheduler::Nomination {
-        slots: vec![slot(job, &nomination.node_name, &nomination.gpus)],
-        victims: nomination
-            .victims
-            .iter()
-            .map(|victim| JobUid::from(victim.uid.as_str()))
-            .collect(),
-        expires: expires.map_or(now, |time| Millis(time.0.as_millisecond())),
-    }
+/// The nomination that these jobs say, as the core knows it.
+fn restored_nomination(unit: &[&Job], now: Millis) -> Option<scheduler::Nomination> {
+    let known: Option<Vec<_>> = unit
+        .iter()
+        .map(|job| Some((job_uid(job), said_nomination(job)?)))
+        .collect();
+    let known = known?;
+    let expiries = known.iter().filter_map(|(_, one)| one.expires_at.as_ref());
+    let expires = expiries.map(|time| Millis(time.0.as_millisecond())).max();
+    let victims = known.iter().flat_map(|(_, one)| &one.victims);
+    let victims: BTreeSet<JobUid> = victims
+        .map(|victim| JobUid::from(victim.uid.as_str()))
+        .collect();
+    let slots = known
+        .iter()
+        .map(|(id, one)| slot(id, &one.node_name, &one.gpus));
+    Some(scheduler::Nomination {
+        slots: slots.collect(),
+        victims: victims.into_iter().collect(),
+        expires: expires.unwrap_or(now),
+    })
 }
 
 fn slot(job: &JobUid, node: &str, gpus: &[String]) -> Slot {
@@ -263,7 +329,7 @@ mod tests {
     fn a_reservation_is_said_once_and_again_when_it_changes() {
         let mut holds = Holds::default();
         let first = reservation(&slot_of("GPU-1"), Some(Millis(1500)));
-        holds.reserve(&key(), Some(first.clone()));
+        holds.reserve(&key(), vec![(key(), first)]);
         let said = due(&mut holds, &waiting()).unwrap();
         let held = said.status.as_ref().unwrap().waiting.clone().unwrap();
         assert_eq!(held.reason, "InsufficientVram");
@@ -271,7 +337,7 @@ mod tests {
         holds.on_answer(&key(), false);
         holds.on_change(&key(), None, &said);
         assert_eq!(due(&mut holds, &said), None);
-        holds.reserve(&key(), None);
+        holds.reserve(&key(), Vec::new());
         let over = due(&mut holds, &said).unwrap();
         let waiting = over.status.as_ref().unwrap().waiting.as_ref();
         assert_eq!(waiting.unwrap().reservation, None);
@@ -281,9 +347,10 @@ mod tests {
     fn a_write_that_failed_is_made_again_and_two_are_never_under_way() {
         let mut holds = Holds::default();
         let kept = nomination("1".to_owned(), &slot_of("GPU-1"), Vec::new(), Millis(9000));
-        holds.nominate(&key(), Some(kept));
+        holds.nominate(&key(), vec![(key(), kept)]);
         assert!(due(&mut holds, &waiting()).is_some());
-        holds.reserve(&key(), Some(reservation(&slot_of("GPU-1"), None)));
+        let more = reservation(&slot_of("GPU-1"), None);
+        holds.reserve(&key(), vec![(key(), more)]);
         assert_eq!(due(&mut holds, &waiting()), None);
         assert!(holds.is_waiting());
         assert!(holds.on_answer(&key(), true));
@@ -295,7 +362,7 @@ mod tests {
     fn a_nomination_that_somebody_withdrew_is_known_as_such() {
         let mut holds = Holds::default();
         let kept = nomination("1".to_owned(), &slot_of("GPU-1"), Vec::new(), Millis(9000));
-        holds.nominate(&key(), Some(kept));
+        holds.nominate(&key(), vec![(key(), kept)]);
         let without = waiting();
         assert!(!holds.on_change(&key(), None, &without), "not said yet");
         let with = due(&mut holds, &without).unwrap();
@@ -307,24 +374,57 @@ mod tests {
 
     #[test]
     fn what_is_said_is_restored_as_it_was() {
-        let id = JobUid::from("uid-of-a");
-        let said = reservation(&slot_of("GPU-1"), Some(Millis(4000)));
-        let back = restored_reservation(&id, &said);
-        assert_eq!(back.slots, [slot_of("GPU-1")]);
-        assert_eq!(back.not_later_than, Some(Millis(4000)));
         let victim = Victim {
             uid: "uid-of-v".to_owned(),
             ..Victim::default()
         };
-        let said = nomination(
-            "1".to_owned(),
-            &slot_of("GPU-2"),
-            vec![victim],
-            Millis(4000),
-        );
-        let back = restored_nomination(&id, &said, Millis(0));
-        assert_eq!(back.slots, [slot_of("GPU-2")]);
+        let told = |name: &str, gpu: &str, until: i64| {
+            let id = JobUid::from(format!("uid-of-{name}"));
+            let here = slot(&id, "n", &[gpu.to_owned()]);
+            let told = job(name).status(|status| {
+                status.waiting = Some(Waiting {
+                    reservation: Some(reservation(&here, Some(Millis(until)))),
+                    ..Waiting::default()
+                });
+                let victims = vec![victim.clone()];
+                let kept = nomination("1".to_owned(), &here, victims, Millis(until));
+                status.nomination = Some(kept);
+            });
+            (told.build(), here)
+        };
+        let ((a, here), (b, there)) = (told("a", "GPU-1", 4000), told("b", "GPU-2", 6000));
+        let back = restored_reservation(&[&a]).unwrap();
+        assert_eq!(back.slots, std::slice::from_ref(&here));
+        assert_eq!(back.not_later_than, Some(Millis(4000)));
+        let back = restored_nomination(&[&a, &b], Millis(0)).unwrap();
+        assert_eq!(back.slots, [here, there]);
         assert_eq!(back.victims, [JobUid::from("uid-of-v")]);
-        assert_eq!(back.expires, Millis(4000));
+        assert_eq!(back.expires, Millis(6000));
+        let without = job("c").status(|_| ()).build();
+        assert_eq!(restored_reservation(&[&a, &without]), None);
+    }
+
+    #[test]
+    fn what_is_kept_for_a_gang_is_said_by_each_member_and_given_up_by_all() {
+        let other = Key::new("default", "b");
+        let mut holds = Holds::default();
+        let kept = |gpu| nomination("1".to_owned(), &slot_of(gpu), Vec::new(), Millis(9000));
+        let slots = vec![(key(), kept("GPU-1")), (other.clone(), kept("GPU-2"))];
+        holds.nominate(&key(), slots);
+        assert!(holds.is_nominated(&key()) && holds.is_nominated(&other));
+        assert_eq!(holds.lead_of(&other), key());
+        holds.nominate(&key(), Vec::new());
+        assert!(!holds.is_nominated(&other));
+        holds.reserve(
+            &key(),
+            vec![(other.clone(), reservation(&slot_of("GPU-2"), None))],
+        );
+        assert!(holds.keeps(&other));
+        holds.remove(&key());
+        assert!(
+            !holds.keeps(&other),
+            "nothing is kept but in the name of the first"
+        );
+        assert_eq!(holds.lead_of(&other), other);
     }
 }

@@ -15,7 +15,7 @@ use super::runtimes::Runtimes;
 use super::untold::{Reason, Untold};
 use super::{convert, decide, usage};
 use crate::shell::{
-    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, later, suspend_wanted, uid,
+    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, is_parent, later, uid,
 };
 use crate::{ControllerName, Scheduling};
 
@@ -104,7 +104,7 @@ impl Placement {
             self.feed(key, job, world, now);
         }
         for (key, job) in world.jobs.iter() {
-            self.restore(key, job, now);
+            self.restore(key, job, world, now);
         }
     }
 
@@ -121,10 +121,15 @@ impl Placement {
     }
 
     /// Tells the core what a job is now. True when something may be decided because of it.
-    fn feed(&mut self, key: &Key, job: &Arc<Job>, world: &World, now: Timestamp) -> bool {
+    pub(super) fn feed(
+        &mut self,
+        key: &Key,
+        job: &Arc<Job>,
+        world: &World,
+        now: Timestamp,
+    ) -> bool {
         let id = convert::job_uid(job);
-        let parent = world.parent_of(job).map(AsRef::as_ref);
-        match view(job, parent) {
+        match view(job, &world.parents_of(job)) {
             View::Holds(status, binding) => {
                 self.keys.insert(id, key.clone());
                 self.untold.remove(key);
@@ -152,18 +157,11 @@ impl Placement {
                 let waiting = convert::waiting_job(job, effective, status, known);
                 self.cluster.upsert_job(waiting)
             }
-            View::Suspended => {
+            View::NotReady(reason) => {
                 let freed = self.drop_job(key, &id);
-                let reason = Reason {
-                    class: "Suspended",
-                    message: if suspend_wanted(job, None) {
-                        "the job is suspended".to_owned()
-                    } else {
-                        "its array is suspended".to_owned()
-                    },
-                };
+                let news = tell_is_news(job, &reason);
                 self.untold.add(key, reason, now);
-                freed || tell_is_news(job)
+                freed || news
             }
             View::Aside => self.drop_job(key, &id),
         }
@@ -220,7 +218,7 @@ impl Placement {
             if let Some(job) = world.jobs.get(&key) {
                 self.cluster.remove_job(&convert::job_uid(job));
                 self.feed(&key, job, world, now);
-                self.restore(&key, job, now);
+                self.restore(&key, job, world, now);
             }
         }
     }
@@ -277,14 +275,14 @@ impl Placement {
                 self.untold.add(&key, reason, now);
                 None
             }
-            Decision::Reserve { job, reservation } => {
-                self.keep(&job, &key, reservation);
+            Decision::Reserve { reservation, .. } => {
+                self.keep(&key, reservation);
                 None
             }
             Decision::Nominate { nomination, .. } => {
                 match nomination {
                     Some(nomination) => self.nominate(&key, &nomination, world),
-                    None => self.holds.nominate(&key, None),
+                    None => self.holds.nominate(&key, Vec::new()),
                 }
                 None
             }
@@ -346,17 +344,21 @@ fn timestamp(millis: Millis) -> Timestamp {
     Timestamp::from_millisecond(millis.0).unwrap_or(Timestamp::MAX)
 }
 
-/// Does a suspended job still bear another reason?
-fn tell_is_news(job: &Job) -> bool {
+/// Does a job that is not ready still bear another reason?
+fn tell_is_news(job: &Job, reason: &Reason) -> bool {
     let waiting = job.status.as_ref().and_then(|s| s.waiting.as_ref());
-    waiting.is_none_or(|waiting| waiting.reason != "Suspended")
+    waiting.is_none_or(|waiting| waiting.reason != reason.class)
 }
 
-/// Do a member's chances rest on this change of its array?
+/// Do a member's chances rest on this change of its array or gang?
 fn concerns_members(old: Option<&Job>, new: Option<&Job>) -> bool {
     let gates = |job: &Job| {
-        let deleting = decide::is_closing(job);
-        (job.spec.suspend, job.spec.cancel, deleting)
+        let closing = decide::is_closing(job);
+        let status = job.status.as_ref();
+        let generation = status.and_then(|status| Some(status.gang.as_ref()?.generation));
+        let stopped = status.is_some_and(|status| phase::current_stop(status).is_some());
+        let gates = (job.spec.suspend, job.spec.cancel, closing);
+        (gates, generation, stopped)
     };
     old.map(gates) != new.map(gates)
 }
@@ -388,8 +390,7 @@ impl Controller for Placement {
                     let before = delta.old.as_deref().filter(|_| replaced.is_none());
                     self.runtimes.on_change(before, job);
                     if self.holds.on_change(&delta.key, before, job) {
-                        // The core does not know yet that somebody withdrew the nomination.
-                        self.cluster.remove_job(&convert::job_uid(job));
+                        self.withdrawn(&delta.key, world, now);
                     }
                     let id = convert::job_uid(job);
                     let assumed = self.cluster.job_state(&id) == Some(JobState::Assumed);
@@ -401,18 +402,12 @@ impl Controller for Placement {
                     }
                     news |= self.feed(&delta.key, job, world, now);
                     if before.is_none() {
-                        self.restore(&delta.key, job, now);
+                        self.restore(&delta.key, job, world, now);
                     }
                     news |= self.holds.is_waiting() || !self.wanting.is_empty();
                 }
-                if any.spec.array.is_some()
-                    && concerns_members(delta.old.as_deref(), delta.new.as_deref())
-                {
-                    let members: Vec<Key> = world
-                        .members_of(uid(any))
-                        .map(|(_, member)| member.clone())
-                        .collect();
-                    for member in members {
+                if is_parent(any) && concerns_members(delta.old.as_deref(), delta.new.as_deref()) {
+                    for member in world.family_of(uid(any)) {
                         if let Some(job) = world.jobs.get(&member) {
                             news |= self.feed(&member, job, world, now);
                         }

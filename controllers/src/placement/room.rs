@@ -1,52 +1,58 @@
 //! Placement's account of what is kept for waiting jobs: restored from their status, decided by the core, or asked for.
 
+use std::sync::Arc;
+
 use crds::Job;
 use crds::job_status::Victim;
 use jiff::Timestamp;
-use scheduler::{JobUid, preempt};
+use scheduler::preempt;
 
 use super::reconcile::{Placement, millis};
 use super::{convert, holds};
-use crate::shell::{Key, World, later};
+use crate::shell::{Key, World, later, owner, rank};
 
 /// How long room that somebody asked for is kept beyond the grace of those who leave it.
 const PATIENCE_SECS: u64 = 60;
 
 impl Placement {
-    /// What the status of a waiting job says is kept for it is kept again.
-    pub(super) fn restore(&mut self, key: &Key, job: &Job, now: Timestamp) {
-        let (reservation, nomination) = holds::restore(&mut self.cluster, job, now);
-        if reservation.is_some() {
-            self.holds.reserve(key, reservation);
+    /// What the status of a waiting job says is kept for it is kept again; of a gang, once all members that have no node are
+    /// known.
+    pub(super) fn restore(&mut self, key: &Key, job: &Arc<Job>, world: &World, now: Timestamp) {
+        if holds::said_reservation(job).is_none() && holds::said_nomination(job).is_none() {
+            return;
         }
-        if nomination.is_some() {
-            self.holds.nominate(key, nomination);
+        let unit = unit(key, job, world);
+        let jobs: Vec<&Job> = unit.iter().map(|(_, job)| job.as_ref()).collect();
+        let (reserved, nominated) = holds::restore(&mut self.cluster, &jobs, now);
+        let together = self.cluster.together(&convert::job_uid(job));
+        let Some(lead) = together.first().and_then(|lead| self.keys.get(lead)) else {
+            return;
+        };
+        let lead = lead.clone();
+        if reserved {
+            let slots = unit.iter().filter_map(|(key, job)| {
+                Some((key.clone(), holds::said_reservation(job)?.clone()))
+            });
+            self.holds.reserve(&lead, slots.collect());
+        }
+        if nominated {
+            let slots = unit
+                .iter()
+                .filter_map(|(key, job)| Some((key.clone(), holds::said_nomination(job)?.clone())));
+            self.holds.nominate(&lead, slots.collect());
         }
     }
 
     /// What the core reserves is to be written, for each job that has a slot of it.
-    pub(super) fn keep(
-        &mut self,
-        id: &JobUid,
-        key: &Key,
-        reservation: Option<scheduler::Reservation>,
-    ) {
-        let Some(reservation) = reservation else {
-            self.holds.reserve(key, None);
-            return;
-        };
+    pub(super) fn keep(&mut self, key: &Key, reservation: Option<scheduler::Reservation>) {
+        let reservation = reservation.unwrap_or_default();
         let until = reservation.not_later_than;
-        for slot in &reservation.slots {
-            let of = if slot.job == *id {
-                Some(key)
-            } else {
-                self.keys.get(&slot.job)
-            };
-            if let Some(of) = of {
-                self.holds
-                    .reserve(of, Some(holds::reservation(slot, until)));
-            }
-        }
+        let slots = reservation.slots.iter().filter_map(|slot| {
+            let of = self.keys.get(&slot.job)?;
+            Some((of.clone(), holds::reservation(slot, until)))
+        });
+        let slots = slots.collect();
+        self.holds.reserve(key, slots);
     }
 
     /// What the core nominates is to be written, for each job that has a slot of it; the victims are named by each.
@@ -68,10 +74,22 @@ impl Placement {
             })
         });
         let victims: Vec<Victim> = victims.collect();
-        for slot in &nomination.slots {
-            let of = self.keys.get(&slot.job).unwrap_or(key);
+        let slots = nomination.slots.iter().filter_map(|slot| {
+            let of = self.keys.get(&slot.job)?;
             let said = holds::nomination(id.clone(), slot, victims.clone(), nomination.expires);
-            self.holds.nominate(of, Some(said));
+            Some((of.clone(), said))
+        });
+        let slots = slots.collect();
+        self.holds.nominate(key, slots);
+    }
+
+    /// Somebody withdrew the nomination of a job: that of its gang, of which the core knows nothing yet.
+    pub(super) fn withdrawn(&mut self, key: &Key, world: &World, now: Timestamp) {
+        let lead = self.holds.lead_of(key);
+        self.holds.remove(&lead);
+        if let Some(job) = world.jobs.get(&lead) {
+            self.cluster.remove_job(&convert::job_uid(job));
+            self.feed(&lead, job, world, now);
         }
     }
 
@@ -86,35 +104,55 @@ impl Placement {
             if nominated || self.holds.is_nominated(&key) {
                 continue;
             }
-            let plan = match preempt::plan(&self.cluster, &id, millis(now)) {
-                Ok(plan) => plan,
+            let plans = match preempt::plan_gang(&self.cluster, &id, millis(now)) {
+                Ok(plans) => plans,
                 Err(why) => {
                     tracing::info!(namespace = %key.namespace, name = %key.name, %why, "nobody is displaced");
                     continue;
                 }
             };
-            let graces = plan.victims.iter().filter_map(|victim| {
+            let victims = plans.iter().flat_map(|plan| &plan.victims);
+            let graces = victims.clone().filter_map(|victim| {
                 let (_, job) = self.job(&victim.job, world)?;
                 let effective = job.status.as_ref()?.effective.as_ref()?;
                 Some(effective.termination_grace_period_seconds.value)
             });
             let longest = u64::from(graces.max().unwrap_or(0));
             let nomination = scheduler::Nomination {
-                slots: vec![scheduler::Slot {
-                    job: id.clone(),
-                    node: plan.placement.node.clone(),
-                    gpus: plan.placement.gpus.clone(),
-                }],
-                victims: plan
-                    .victims
-                    .iter()
-                    .map(|victim| victim.job.clone())
+                victims: victims.map(|victim| victim.job.clone()).collect(),
+                slots: plans
+                    .into_iter()
+                    .map(|plan| scheduler::Slot {
+                        job: plan.placement.job,
+                        node: plan.placement.node,
+                        gpus: plan.placement.gpus,
+                    })
                     .collect(),
                 expires: millis(later(now, longest + PATIENCE_SECS)),
             };
+            // The core knows what is kept for a gang by its first member.
+            let lead = self.cluster.together(&id).into_iter().next();
+            let id = lead.unwrap_or(id);
+            let key = self.keys.get(&id).cloned().unwrap_or(key);
             if self.cluster.nominate(&id, nomination.clone()) {
                 self.nominate(&key, &nomination, world);
             }
         }
     }
+}
+
+/// A job, or the members of its gang that have no node and are of the same generation.
+fn unit(key: &Key, job: &Arc<Job>, world: &World) -> Vec<(Key, Arc<Job>)> {
+    let generation = |job: &Job| job.status.as_ref()?.gang.as_ref().map(|g| g.generation);
+    let Some(owner) = owner(job).filter(|_| rank(job).is_some() && generation(job).is_some())
+    else {
+        return vec![(key.clone(), Arc::clone(job))];
+    };
+    let unbound = |job: &Job| job.status.as_ref().is_none_or(|s| s.binding.is_none());
+    let members = world.members_of(&owner.uid).filter_map(|(_, key)| {
+        let member = world.jobs.get(key)?;
+        let together = unbound(member) && generation(member) == generation(job);
+        together.then(|| (key.clone(), Arc::clone(member)))
+    });
+    members.collect()
 }

@@ -18,7 +18,7 @@ use super::holds;
 use super::runtimes::Runtimes;
 use super::usage;
 use crate::admission::{Withheld, resolve};
-use crate::shell::{Key, World, array_owner, uid};
+use crate::shell::{Key, World, owner, rank, uid};
 
 /// All objects that decide where jobs go, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +40,8 @@ pub enum Standing {
     Waits,
     /// It holds slots.
     Holds,
-    /// It is suspended, by itself or with its array.
-    Suspended,
+    /// It waits for something else: it is suspended, by itself or with what it belongs to, or its gang is not ready.
+    NotReady,
     /// Placement does not look at it: it has ended, it is not admitted, or it is the parent of others.
     Aside,
 }
@@ -90,20 +90,34 @@ impl Snapshot {
         for (key, job) in &by_key {
             snapshot.add(key, job, &by_key, now);
         }
+        let mut units: BTreeMap<_, Vec<&Job>> = BTreeMap::new();
         for job in &objects.jobs {
-            holds::restore(&mut snapshot.cluster, job, now);
+            // Members of a gang that have no node are kept something together.
+            let waits = snapshot.standing(job) == Some(Standing::Waits);
+            let together = owner(job).filter(|_| rank(job).is_some());
+            let of = together.map_or_else(|| uid(job), |owner| owner.uid.as_str());
+            if waits {
+                units.entry(of).or_default().push(job);
+            }
+        }
+        for unit in units.values() {
+            holds::restore(&mut snapshot.cluster, unit, now);
         }
         snapshot
     }
 
     fn add(&mut self, key: &Key, job: &Job, by_key: &BTreeMap<Key, &Job>, now: Timestamp) {
         let id = convert::job_uid(job);
-        let parent = array_owner(job).and_then(|owner| {
+        let parent_of = |job: &Job| {
+            let owner = owner(job)?;
             let parent = by_key.get(&Key::new(&key.namespace, &owner.name))?;
             (uid(parent) == owner.uid).then_some(*parent)
-        });
+        };
+        let parent = parent_of(job);
+        let above = parent.and_then(parent_of);
+        let parents: Vec<&Job> = parent.into_iter().chain(above).collect();
         let estimate = self.runtimes.estimate(job);
-        let standing = match view(job, parent) {
+        let standing = match view(job, &parents) {
             View::Holds(status, binding) => {
                 let bound = convert::bound_job(job, status, binding, estimate);
                 self.cluster.upsert_bound(bound);
@@ -124,7 +138,7 @@ impl Snapshot {
                 self.cluster.upsert_job(waiting);
                 Standing::Waits
             }
-            View::Suspended => Standing::Suspended,
+            View::NotReady(_) => Standing::NotReady,
             View::Aside => Standing::Aside,
         };
         self.names.insert(id.clone(), key.clone());
@@ -218,8 +232,7 @@ fn feed_queues<'a>(cluster: &mut Cluster, queues: impl Iterator<Item = &'a Queue
 
 /// Would placement place the job, if there were room?
 pub(crate) fn is_waiting(job: &Job, world: &World) -> bool {
-    let parent = world.parent_of(job).map(AsRef::as_ref);
-    matches!(view(job, parent), View::Waits(..))
+    matches!(view(job, &world.parents_of(job)), View::Waits(..))
 }
 
 /// One node as it is now, for a job that is nominated to it: with all that is held anywhere, since queues are judged by it, with
@@ -245,12 +258,13 @@ pub(crate) fn scene(
     }
     let mut leaving = BTreeSet::new();
     for (_, other) in world.jobs.iter() {
-        let parent = world.parent_of(other).map(AsRef::as_ref);
-        match view(other, parent) {
+        match view(other, &world.parents_of(other)) {
             View::Holds(status, binding) => {
                 cluster.upsert_bound(convert::bound_job(other, status, binding, None));
             }
-            View::Waits(status, effective) if uid(other) == uid(job) => {
+            View::Waits(status, effective)
+                if uid(other) == uid(job) || are_together(other, job) =>
+            {
                 let known = Known::default();
                 let waiting = convert::waiting_job(other, effective, status, known);
                 cluster.upsert_job(waiting);
@@ -264,13 +278,19 @@ pub(crate) fn scene(
                     leaving.extend(victims.map(|victim| JobUid::from(victim.uid.as_str())));
                 }
             }
-            View::Suspended | View::Aside => {}
+            View::NotReady(_) | View::Aside => {}
         }
     }
     for uid in leaving {
         cluster.remove_job(&uid);
     }
     cluster
+}
+
+/// Are they members of one gang?
+fn are_together(one: &Job, other: &Job) -> bool {
+    let gang = |job| rank(job).and(owner(job)).map(|owner| owner.uid.as_str());
+    gang(one).is_some() && gang(one) == gang(other)
 }
 
 /// What a nominated job will hold.

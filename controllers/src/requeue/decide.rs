@@ -6,13 +6,13 @@ use crds::job::{OnNodeLost, OnPreemption};
 use crds::job_status::{Outcome, StopReason};
 use crds::{Job, JobStatus, phase};
 
-use crate::shell::{Op, Plan, bound_attempt_ended, cancel_wanted, is_deleting};
+use crate::shell::{Op, Plan, bound_attempt_ended, cancel_wanted, is_deleting, rank};
 
 /// What is known of a job.
 pub(super) struct Observed<'a> {
     pub(super) job: &'a Arc<Job>,
-    /// The array it is a member of.
-    pub(super) parent: Option<&'a Job>,
+    /// What it belongs to: its gang or array, and the array of its gang.
+    pub(super) parents: &'a [&'a Job],
 }
 
 pub(super) fn decide(observed: &Observed<'_>) -> Plan {
@@ -20,10 +20,12 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
     let Some(status) = &job.status else {
         return Plan::nothing();
     };
-    if !bound_attempt_ended(status) {
+    // What becomes of a member of a gang is decided for all of it.
+    let of_gang = rank(job).is_some() && !observed.parents.is_empty();
+    if !bound_attempt_ended(status) || of_gang {
         return Plan::nothing();
     }
-    let next = if is_deleting(job) || cancel_wanted(job, observed.parent) {
+    let next = if is_deleting(job) || cancel_wanted(job, observed.parents) {
         ended(status, Outcome::Cancelled)
     } else {
         match phase::current_stop(status).map(|stop| stop.reason) {
@@ -120,8 +122,12 @@ mod tests {
     }
 
     fn decided(job: &Arc<Job>, parent: Option<&Job>) -> Option<Phase> {
-        let next = applied(&decide(&Observed { job, parent }))?;
-        let again = decide(&Observed { job: &next, parent });
+        let parents = parent.as_slice();
+        let next = applied(&decide(&Observed { job, parents }))?;
+        let again = decide(&Observed {
+            job: &next,
+            parents,
+        });
         assert_eq!(again, Plan::nothing(), "the decision settles");
         next.status.as_ref()?.phase
     }
@@ -255,7 +261,7 @@ mod tests {
             .build();
         let next = applied(&decide(&Observed {
             job: &job,
-            parent: None,
+            parents: &[],
         }))
         .unwrap();
         let status = next.status.as_ref().unwrap();

@@ -31,7 +31,7 @@ impl Controller for Requeue {
         let Some(job) = world.jobs.get(key) else {
             return Plan::nothing();
         };
-        let parent = world.parent_of(job).map(AsRef::as_ref);
-        decide(&Observed { job, parent })
+        let parents = &world.parents_of(job);
+        decide(&Observed { job, parents })
     }
 }

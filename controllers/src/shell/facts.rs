@@ -1,7 +1,7 @@
 //! Questions that several controllers ask about a job. Pure.
 
 use crds::job_status::{Stop, StopReason};
-use crds::{ARRAY_INDEX_LABEL, Job, JobStatus, phase};
+use crds::{ARRAY_INDEX_LABEL, GANG_LABEL, GANG_RANK_LABEL, Job, JobStatus, phase};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
@@ -53,8 +53,8 @@ pub(crate) fn without_finalizer(job: &Job, finalizer: &str) -> Vec<String> {
     finalizers
 }
 
-/// The job that controls this one, if it is an array's member.
-pub(crate) fn array_owner(job: &Job) -> Option<&OwnerReference> {
+/// The job that controls this one, if it is a member of an array or of a gang.
+pub(crate) fn owner(job: &Job) -> Option<&OwnerReference> {
     let owners = job.metadata.owner_references.as_deref().unwrap_or_default();
     owners.iter().find(|owner| {
         owner.controller == Some(true)
@@ -63,22 +63,45 @@ pub(crate) fn array_owner(job: &Job) -> Option<&OwnerReference> {
     })
 }
 
-/// The index of an array's member.
+/// The index of a member in its array, or its rank in its gang.
 pub(crate) fn member_index(job: &Job) -> Option<u32> {
     let labels = job.metadata.labels.as_ref()?;
-    labels.get(ARRAY_INDEX_LABEL)?.parse().ok()
+    rank(job).or_else(|| labels.get(ARRAY_INDEX_LABEL)?.parse().ok())
 }
 
-/// Is the job cancelled, by itself or with its array?
-pub(crate) fn cancel_wanted(job: &Job, parent: Option<&Job>) -> bool {
+/// The rank of a gang's member. The member of an array of gangs, which is a gang itself, bears no rank.
+pub(crate) fn rank(job: &Job) -> Option<u32> {
+    let labels = job.metadata.labels.as_ref()?;
+    let owner = owner(job)?;
+    let of_its_owner = labels.get(GANG_LABEL) == Some(&owner.name);
+    labels
+        .get(GANG_RANK_LABEL)
+        .filter(|_| of_its_owner)?
+        .parse()
+        .ok()
+}
+
+/// The number of members of a gang, if the job is the parent of one.
+pub(crate) fn gang_size(job: &Job) -> Option<u32> {
+    let size = job.spec.replicas.filter(|size| *size > 1)?;
+    job.spec.array.is_none().then_some(size)
+}
+
+/// Is it the parent of others, so that nothing of it runs?
+pub(crate) fn is_parent(job: &Job) -> bool {
+    job.spec.array.is_some() || gang_size(job).is_some()
+}
+
+/// Is the job cancelled, by itself or with what it belongs to?
+pub(crate) fn cancel_wanted(job: &Job, parents: &[&Job]) -> bool {
     let cancelled = |job: &Job| job.spec.cancel == Some(true);
-    cancelled(job) || parent.is_some_and(cancelled)
+    cancelled(job) || parents.iter().any(|job| cancelled(job))
 }
 
-/// Is the job suspended, by itself or with its array?
-pub(crate) fn suspend_wanted(job: &Job, parent: Option<&Job>) -> bool {
+/// Is the job suspended, by itself or with what it belongs to?
+pub(crate) fn suspend_wanted(job: &Job, parents: &[&Job]) -> bool {
     let suspended = |job: &Job| job.spec.suspend == Some(true);
-    suspended(job) || parent.is_some_and(suspended)
+    suspended(job) || parents.iter().any(|job| suspended(job))
 }
 
 /// A time so many seconds later; the end of time where there is none.

@@ -19,6 +19,7 @@
 //! **Absent on purpose.** No Event objects on the normal path, no reads beside the watches, no unbounded buffer: queues
 //! hold each subject once, and channels and writes in flight have limits.
 
+mod child;
 mod driver;
 mod facts;
 mod patch;
@@ -38,10 +39,12 @@ mod tests;
 #[cfg(test)]
 pub(crate) use facts::stop_deadline;
 
+pub(crate) use child::{child, child_name, child_spec, name_problem};
 pub(crate) use driver::Driver;
 pub(crate) use facts::{
-    array_owner, bound_attempt_ended, by, cancel_wanted, has_finalizer, is_deleting, is_ended,
-    later, member_index, raised, suspend_wanted, uid, with_finalizer, without_finalizer,
+    bound_attempt_ended, by, cancel_wanted, gang_size, has_finalizer, is_deleting, is_ended,
+    is_parent, later, member_index, owner, raised, rank, suspend_wanted, uid, with_finalizer,
+    without_finalizer,
 };
 pub(crate) use plan::{Op, Plan};
 pub(crate) use store::{Delta, Key};

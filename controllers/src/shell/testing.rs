@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crds::job_status::{Binding, Claim};
 use crds::{
-    ARRAY_INDEX_LABEL, ARRAY_LABEL, Job, JobSpec, JobStatus, RELEASE_FINALIZER, TALLY_FINALIZER,
-    phase,
+    ARRAY_INDEX_LABEL, ARRAY_LABEL, GANG_LABEL, GANG_RANK_LABEL, Job, JobSpec, JobStatus,
+    RELEASE_FINALIZER, TALLY_FINALIZER, phase,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -54,6 +54,17 @@ pub(crate) fn member_of(parent: &Job, index: u32) -> JobBuilder {
         controller: Some(true),
         block_owner_deletion: Some(true),
     }]);
+    member
+}
+
+/// A member of a gang.
+pub(crate) fn gang_member_of(parent: &Job, rank: u32) -> JobBuilder {
+    let mut member = member_of(parent, rank);
+    let name = parent.metadata.name.clone().unwrap();
+    member.0.metadata.labels = Some(BTreeMap::from([
+        (GANG_LABEL.to_owned(), name),
+        (GANG_RANK_LABEL.to_owned(), rank.to_string()),
+    ]));
     member
 }
 

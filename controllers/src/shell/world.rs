@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crds::{Job, Node, Profile, Queue, TALLY_FINALIZER, phase};
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::facts::{array_owner, has_finalizer, member_index};
+use super::facts::{self, has_finalizer, member_index, owner};
 use super::store::{Delta, Key, Store};
 
 /// One change of one object.
@@ -51,7 +51,7 @@ impl World {
         self.by_node.get(node).into_iter().flatten()
     }
 
-    /// Members of an array that are not tallied yet, by index.
+    /// Members of an array that are not tallied yet, by index, or of a gang, by rank.
     pub(crate) fn members_of(&self, uid: &str) -> impl Iterator<Item = (u32, &Key)> {
         self.members
             .get(uid)
@@ -60,9 +60,29 @@ impl World {
             .flat_map(|(index, keys)| keys.iter().map(|key| (*index, key)))
     }
 
-    /// The array that a member belongs to, if that very one still exists.
+    /// Members of a job, and theirs: an array's members may be gangs.
+    pub(crate) fn family_of(&self, uid: &str) -> Vec<Key> {
+        let mut found = Vec::new();
+        for (_, member) in self.members_of(uid) {
+            found.push(member.clone());
+            if let Some(job) = self.jobs.get(member) {
+                let members = self.members_of(facts::uid(job));
+                found.extend(members.map(|(_, member)| member.clone()));
+            }
+        }
+        found
+    }
+
+    /// What a job belongs to, as far as it exists: its gang or array, and the array of its gang.
+    pub(crate) fn parents_of(&self, job: &Job) -> Vec<&Job> {
+        let parent = self.parent_of(job);
+        let above = parent.and_then(|parent| self.parent_of(parent));
+        parent.into_iter().chain(above).map(AsRef::as_ref).collect()
+    }
+
+    /// The array or gang that a member belongs to, if that very one still exists.
     pub(crate) fn parent_of(&self, job: &Job) -> Option<&Arc<Job>> {
-        let owner = array_owner(job)?;
+        let owner = owner(job)?;
         let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
         let parent = self.jobs.get(&Key::new(namespace, &owner.name))?;
         (parent.metadata.uid.as_deref() == Some(&owner.uid)).then_some(parent)
@@ -112,9 +132,9 @@ fn node_of(job: &Job) -> Option<&str> {
     Some(&binding.node_name)
 }
 
-/// The array and index of a member that is not tallied yet.
+/// The array or gang, and the index in it, of a member that is not tallied yet.
 fn membership(job: &Job) -> Option<(&str, u32)> {
-    let owner = array_owner(job)?;
+    let owner = owner(job)?;
     let index = member_index(job)?;
     has_finalizer(job, TALLY_FINALIZER).then_some((owner.uid.as_str(), index))
 }

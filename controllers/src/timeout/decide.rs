@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crds::job_status::{Outcome, StopReason};
-use crds::{Job, JobStatus};
+use crds::{Job, JobStatus, Phase};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::ControllerName;
-use crate::shell::{Op, Plan, by, is_deleting, later, raised, suspend_wanted};
+use crate::shell::{Op, Plan, by, is_deleting, later, raised, rank, suspend_wanted};
 
 /// How long the agent has for enforcing the limit itself: it sees the start first and needs no round trip.
 const AGENT_HEAD_START_SECS: u64 = 5;
@@ -16,8 +16,8 @@ const AGENT_HEAD_START_SECS: u64 = 5;
 /// What is known of a job.
 pub(super) struct Observed<'a> {
     pub(super) job: &'a Arc<Job>,
-    /// The array it is a member of.
-    pub(super) parent: Option<&'a Job>,
+    /// What it belongs to: its gang or array, and the array of its gang.
+    pub(super) parents: &'a [&'a Job],
     pub(super) now: Timestamp,
 }
 
@@ -32,7 +32,13 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
     };
     if status.binding.is_some() {
         run_limit(job, status, observed.now)
-    } else if is_deleting(job) || suspend_wanted(job, observed.parent) || job.spec.array.is_some() {
+    } else if is_deleting(job)
+        || suspend_wanted(job, observed.parents)
+        || job.spec.array.is_some()
+        || rank(job).is_some()
+        || status.phase.is_some_and(|phase| phase != Phase::Pending)
+    {
+        // A gang waits as a whole, until each of its members has a node.
         Plan::nothing()
     } else {
         wait_limit(job, status, observed.now)
@@ -103,9 +109,9 @@ pub(super) fn has_limit(job: &Job) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crds::JobSpec;
     use crds::job::ArraySpec;
     use crds::job_status::{AttemptRecord, Effective, Sourced};
-    use crds::{JobSpec, Phase};
 
     use super::*;
     use crate::shell::testing::{JobBuilder, applied, at, job};
@@ -132,15 +138,19 @@ mod tests {
     /// The phase after the decision, or when to look again.
     fn decided(builder: &JobBuilder, now: i64) -> (Option<Phase>, Option<Timestamp>) {
         let job = builder.clone().build();
-        let (parent, now) = (None, at(now));
+        let now = at(now);
         let plan = decide(&Observed {
             job: &job,
-            parent,
+            parents: &[],
             now,
         });
         let next = applied(&plan);
         if let Some(job) = &next {
-            let again = decide(&Observed { job, parent, now });
+            let again = decide(&Observed {
+                job,
+                parents: &[],
+                now,
+            });
             assert!(again.ops.is_empty(), "the decision settles");
         }
         let phase = next.and_then(|job| job.status.as_ref()?.phase);
@@ -222,11 +232,10 @@ mod tests {
             });
         });
         let job = waiting.build();
-        let (parent, now) = (None, at(40));
         let next = applied(&decide(&Observed {
             job: &job,
-            parent,
-            now,
+            parents: &[],
+            now: at(40),
         }))
         .unwrap();
         let message = next.status.as_ref().unwrap().message.clone().unwrap();

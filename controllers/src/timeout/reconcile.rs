@@ -26,8 +26,8 @@ impl Controller for Timeout {
             let suspended = |job: &Job| job.spec.suspend;
             if delta.old.as_deref().and_then(suspended) != suspended(job) {
                 // The members' limits of the wait are not enforced while their array is suspended.
-                for (_, member) in world.members_of(uid(job)) {
-                    wanted.job(member);
+                for member in world.family_of(uid(job)) {
+                    wanted.job(&member);
                 }
             }
         }
@@ -40,7 +40,7 @@ impl Controller for Timeout {
         let Some(job) = world.jobs.get(key) else {
             return Plan::nothing();
         };
-        let parent = world.parent_of(job).map(AsRef::as_ref);
-        decide(&Observed { job, parent, now })
+        let parents = &world.parents_of(job);
+        decide(&Observed { job, parents, now })
     }
 }

@@ -1,0 +1,577 @@
+//! Decides what a gang needs next. Pure.
+
+use std::sync::Arc;
+
+use crds::job_status::{AttemptRecord, GangStatus, Outcome, Stop, StopReason, Waiting};
+use crds::{Job, JobStatus, PREEMPT_ANNOTATION, TALLY_FINALIZER, phase};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+use super::cause::{self, Cause};
+use super::member::member;
+use crate::ControllerName;
+use crate::shell::{
+    Op, Plan, bound_attempt_ended, by, cancel_wanted, child_name, gang_size, has_finalizer,
+    is_deleting, is_ended, later, name_problem, owner, raised, suspend_wanted, uid,
+    without_finalizer,
+};
+
+/// How long the nodes of a generation have for claiming it, from the first claim that is seen: a node that has not claimed by
+/// then keeps the others from what they could run meanwhile.
+pub(super) const CLAIM_SECS: u64 = 120;
+/// Most members made in one plan, so that one large gang does not keep others waiting.
+const CREATES_A_PLAN: usize = 32;
+/// Classes of `status.waiting` that this controller writes.
+const NAME_CONFLICT: &str = "NameConflict";
+const NAME_TOO_LONG: &str = "NameTooLong";
+const SUSPENDED: &str = "Suspended";
+
+/// A member.
+pub(super) struct Member<'a> {
+    pub(super) rank: u32,
+    pub(super) job: &'a Arc<Job>,
+}
+
+/// What is known of a gang.
+pub(super) struct Observed<'a> {
+    pub(super) parent: &'a Arc<Job>,
+    /// The array that the gang is a member of.
+    pub(super) parents: &'a [&'a Job],
+    /// Its members, by rank.
+    pub(super) members: &'a [Member<'a>],
+    /// The job that bears the name of the member with this rank.
+    pub(super) named: &'a dyn Fn(u32) -> Option<&'a Arc<Job>>,
+    pub(super) now: Timestamp,
+}
+
+/// How far a gang is.
+enum Stage<'a> {
+    /// No generation is under way; the next has this number.
+    Between(u32),
+    /// Its members get nodes, and these claim them.
+    Gathering(&'a GangStatus),
+    /// It may run.
+    Going(&'a GangStatus),
+    /// It is stopped.
+    Breaking(&'a GangStatus, &'a Stop),
+}
+
+fn stage(status: &JobStatus) -> Stage<'_> {
+    let Some(gang) = &status.gang else {
+        return Stage::Between(1);
+    };
+    let closed = status.attempts.last().map(|record| record.attempt);
+    if closed == Some(gang.generation) {
+        return Stage::Between(gang.generation.saturating_add(1));
+    }
+    match phase::current_stop(status) {
+        Some(stop) => Stage::Breaking(gang, stop),
+        None if phase::may_go(status) => Stage::Going(gang),
+        None => Stage::Gathering(gang),
+    }
+}
+
+/// Does a gang that is stopped for this start anew?
+fn comes_back(stop: &Stop) -> bool {
+    stop.reason.weight() < StopReason::TimedOut.weight()
+}
+
+pub(super) fn decide(observed: &Observed<'_>) -> Plan {
+    let parent = observed.parent;
+    let (Some(size), Some(status)) = (gang_size(parent), &parent.status) else {
+        return Plan::nothing();
+    };
+    if is_deleting(parent) {
+        return Plan::nothing();
+    }
+    if is_ended(parent) {
+        return observed.end_members();
+    }
+    match stage(status) {
+        Stage::Between(next) => observed.between(status, size, next),
+        Stage::Gathering(gang) => observed.gather(status, gang),
+        Stage::Going(gang) => observed.go_on(status, gang),
+        Stage::Breaking(gang, stop) => observed.take_down(status, gang, stop),
+    }
+}
+
+impl Observed<'_> {
+    fn is_cancelled(&self) -> bool {
+        cancel_wanted(self.parent, self.parents)
+    }
+
+    fn write(&self, next: JobStatus) -> Plan {
+        Plan::of(Op::job_status(self.parent, next))
+    }
+
+    /// Makes members as far as there are none, and opens the next generation once all are ready for it.
+    fn between(&self, status: &JobStatus, size: u32, next: u32) -> Plan {
+        let over = self.members.iter().any(|member| cause::is_over(member.job));
+        if self.is_cancelled() || over {
+            let cause = cause::find(self.members, 0, false);
+            return self.end(status, cause.map(|cause| cause.words));
+        }
+        if status.effective.is_none() {
+            return Plan::nothing();
+        }
+        if let Some(held) = self.held(size) {
+            return self.wait(status, Some(held));
+        }
+        let mut plan = self.make(size);
+        let all = self.members.len() == size as usize;
+        if all && self.members.iter().all(|member| is_ready(member.job)) {
+            let mut opened = status.clone();
+            opened.attempt = next;
+            opened.gang = Some(GangStatus {
+                size,
+                generation: next,
+                ..GangStatus::default()
+            });
+            plan.ops.extend(Op::job_status(self.parent, opened));
+        } else {
+            let waiting = self.members.iter().find_map(|member| told(member.job));
+            plan.ops.extend(self.wait(status, waiting).ops);
+        }
+        plan
+    }
+
+    /// Why no members may be made or started, if that is so.
+    fn held(&self, size: u32) -> Option<Waiting> {
+        let name = self.parent.metadata.name.as_deref().unwrap_or_default();
+        let because = |reason: &str, message: String| {
+            Some(Waiting {
+                reason: reason.to_owned(),
+                message: Some(message),
+                reservation: None,
+            })
+        };
+        if let Some(problem) = name_problem("a gang", name, size) {
+            return because(NAME_TOO_LONG, problem);
+        }
+        if suspend_wanted(self.parent, self.parents) {
+            return because(SUSPENDED, "the gang is suspended".to_owned());
+        }
+        let ours = |job: &Job| owner(job).is_some_and(|owner| owner.uid == uid(self.parent));
+        let missing = self
+            .missing(size)
+            .find(|rank| (self.named)(*rank).is_some_and(|job| !ours(job)))?;
+        let other = child_name(name, missing);
+        let words = format!("the name {other} belongs to a job that is not this gang's");
+        because(NAME_CONFLICT, words)
+    }
+
+    fn missing(&self, size: u32) -> impl Iterator<Item = u32> {
+        let there: std::collections::BTreeSet<u32> =
+            self.members.iter().map(|member| member.rank).collect();
+        (0..size).filter(move |rank| !there.contains(rank))
+    }
+
+    /// Members for the ranks that have none. One that succeeded in the generation before makes room for another.
+    fn make(&self, size: u32) -> Plan {
+        let mut plan = Plan::nothing();
+        let succeeded = self.members.iter().filter(|member| is_ended(member.job));
+        plan.ops.extend(succeeded.filter_map(|member| {
+            let base = member.job.clone();
+            if is_deleting(&base) {
+                let next = without_finalizer(&base, TALLY_FINALIZER);
+                let held = has_finalizer(&base, TALLY_FINALIZER);
+                held.then_some(Op::JobFinalizers { base, next })
+            } else {
+                Some(Op::DeleteJob { base })
+            }
+        }));
+        let missing = self
+            .missing(size)
+            .filter(|rank| (self.named)(*rank).is_none());
+        let missing = missing.take(CREATES_A_PLAN);
+        let made = missing.map(|rank| Op::CreateJob(Box::new(member(self.parent, rank))));
+        plan.ops.extend(made);
+        plan
+    }
+
+    /// The parent says why it waits; nothing when it says that class already.
+    fn wait(&self, status: &JobStatus, waiting: Option<Waiting>) -> Plan {
+        let mut next = status.clone();
+        set_waiting(&mut next, waiting);
+        self.write(next)
+    }
+
+    /// Tells the members of their generation, and lets it go once every node has claimed its member.
+    fn gather(&self, status: &JobStatus, gang: &GangStatus) -> Plan {
+        if let Some(cause) = self.cause(status, gang, false) {
+            return self.break_up(status, gang, &cause);
+        }
+        let mut next = self.tallied(gang, u32::MAX);
+        if next.claimed > 0 && next.claiming_since.is_none() {
+            next.claiming_since = Some(MicroTime(self.now));
+        }
+        let due = next
+            .claiming_since
+            .as_ref()
+            .map(|since| later(since.0, CLAIM_SECS));
+        let mut parent = status.clone();
+        if next.claimed == next.size {
+            let endpoints = self.members.iter().filter_map(|member| {
+                let claim = phase::current_claim(member.job.status.as_ref()?)?;
+                claim.endpoint.clone()
+            });
+            let endpoints: Vec<_> = endpoints.collect();
+            next.master = endpoints.first().cloned();
+            next.hosts = endpoints.into_iter().map(|one| one.address).collect();
+            parent.go = Some(next.generation);
+            parent.start_time = Some(MicroTime(self.now));
+            parent.message = None;
+        } else if due.is_some_and(|due| self.now >= due) {
+            return self.break_up(status, gang, &unclaimed(&next));
+        }
+        let waiting = self.members.iter().find_map(|member| {
+            let bound = member_status(member.job).is_some_and(|s| s.binding.is_some());
+            told(member.job).filter(|_| !bound)
+        });
+        set_waiting(&mut parent, waiting.filter(|_| next.bound < next.size));
+        parent.gang = Some(next);
+        let mut plan = self.write(parent);
+        plan.look_again = due;
+        let invited = self.members.iter().filter_map(|member| {
+            let mut next = member.job.status.clone()?;
+            let mine = Some(GangStatus {
+                size: gang.size,
+                generation: gang.generation,
+                rank: Some(member.rank),
+                ..GangStatus::default()
+            });
+            if next.outcome.is_some() || next.binding.is_some() || next.gang == mine {
+                return None;
+            }
+            next.gang = mine;
+            Op::job_status(member.job, next)
+        });
+        plan.ops.extend(invited);
+        plan
+    }
+
+    /// Tells the members that they may go, and ends the gang when all have succeeded.
+    fn go_on(&self, status: &JobStatus, gang: &GangStatus) -> Plan {
+        if let Some(cause) = self.cause(status, gang, true) {
+            return self.break_up(status, gang, &cause);
+        }
+        let tallied = self.tallied(gang, u32::MAX);
+        let mut parent = status.clone();
+        if tallied.succeeded == tallied.size {
+            parent.outcome = Some(Outcome::Succeeded);
+            parent.finish_time = Some(MicroTime(self.now));
+            parent.message = Some(format!("all {} members succeeded", tallied.size));
+        }
+        parent.waiting = None;
+        parent.gang = Some(tallied);
+        let mut plan = self.write(parent);
+        plan.ops.extend(self.members.iter().filter_map(|member| {
+            let mut next = member.job.status.clone()?;
+            if bound_attempt_ended(&next) && phase::current_stop(&next).is_none() {
+                // Whatever it says else, the generation would be broken.
+                next.outcome = Some(Outcome::Succeeded);
+            } else if next.outcome.is_none() && next.go != status.go {
+                let mine = next.gang.as_mut()?;
+                mine.hosts.clone_from(&gang.hosts);
+                mine.master.clone_from(&gang.master);
+                next.go = status.go;
+            }
+            Op::job_status(member.job, next)
+        }));
+        plan
+    }
+
+    /// What breaks the generation, if anything does.
+    fn cause(&self, status: &JobStatus, gang: &GangStatus, is_gone: bool) -> Option<Cause> {
+        let found = cause::find(self.members, gang.size, is_gone);
+        let annotations = self.parent.metadata.annotations.as_ref();
+        let unwanted = annotations.and_then(|all| all.get(PREEMPT_ANNOTATION)?.parse().ok());
+        let holds = gang.bound > 0 && unwanted == Some(status.attempt);
+        let asked = holds.then(|| Cause {
+            comes_back: true,
+            words: "somebody asked for its preemption".to_owned(),
+        });
+        found.or(asked)
+    }
+
+    /// Records that the generation is stopped, and whether the gang comes back.
+    fn break_up(&self, status: &JobStatus, gang: &GangStatus, cause: &Cause) -> Plan {
+        let generation = gang.generation;
+        let words = format!(
+            "generation {generation} of the gang is stopped: {}",
+            cause.words
+        );
+        let mut next = status.clone();
+        next.gang = Some(self.tallied(gang, gang.bound));
+        next.waiting = None;
+        let reason = if cause.comes_back {
+            StopReason::Preempted
+        } else {
+            StopReason::Cancelled
+        };
+        let by = by(ControllerName::Gang);
+        if let Some(raised) = raised(&next, reason, &by, &words, self.now) {
+            next.stop = raised.stop;
+        }
+        next.message = Some(words);
+        self.write(next)
+    }
+
+    /// Stops what is left of a generation; then closes it, or ends the gang.
+    fn take_down(&self, status: &JobStatus, gang: &GangStatus, stop: &Stop) -> Plan {
+        let returns = comes_back(stop);
+        let over = self.members.iter().any(|member| cause::is_over(member.job));
+        if returns && (over || self.is_cancelled()) {
+            let found = cause::find(self.members, gang.size, true);
+            let words = found.map_or("the gang is cancelled".to_owned(), |cause| cause.words);
+            return self.break_up(
+                status,
+                gang,
+                &Cause {
+                    comes_back: false,
+                    words,
+                },
+            );
+        }
+        let words = stop.message.as_deref().unwrap_or("the gang is stopped");
+        let due = gang.claiming_since.as_ref();
+        let late = due.is_some_and(|since| self.now >= later(since.0, CLAIM_SECS));
+        let left: Vec<Op> = self
+            .members
+            .iter()
+            .filter_map(|member| self.let_down(member.job, words, returns, late))
+            .collect();
+        let at_rest =
+            |member: &Member<'_>| is_at_rest(member.job) || (!returns && is_ended(member.job));
+        if !left.is_empty() || !self.members.iter().all(at_rest) {
+            let mut next = status.clone();
+            next.gang = Some(self.tallied(gang, gang.bound));
+            let mut plan = self.write(next);
+            plan.ops.extend(left);
+            return plan;
+        }
+        if !returns {
+            return self.end(status, None);
+        }
+        let mut next = phase::requeue(status, words);
+        next.attempts.push(AttemptRecord {
+            attempt: gang.generation,
+            node_name: None,
+            start_time: status.start_time.clone(),
+            finish_time: Some(MicroTime(self.now)),
+            exit_code: None,
+            signal: None,
+            reason: Some(words.to_owned()),
+        });
+        let surplus = next
+            .attempts
+            .len()
+            .saturating_sub(phase::MAX_ATTEMPT_RECORDS);
+        next.attempts.drain(..surplus);
+        next.gang = Some(GangStatus {
+            size: gang.size,
+            generation: gang.generation,
+            ..GangStatus::default()
+        });
+        self.write(next)
+    }
+
+    /// What takes a member out of its generation, a step at a time; nothing once it is out or is being waited for. `late` means
+    /// that who has not been claimed by now should have been.
+    fn let_down(&self, job: &Arc<Job>, words: &str, returns: bool, late: bool) -> Option<Op> {
+        let status = job.status.as_ref()?;
+        if status.outcome.is_some() {
+            return None;
+        }
+        if status.binding.is_none() {
+            let mut next = status.clone();
+            (next.gang, next.go) = (None, None);
+            return Op::job_status(job, next);
+        }
+        if bound_attempt_ended(status) {
+            // Where the gang ends, its members' ends are judged after its own.
+            let innocent = !phase::may_have_begun(status);
+            let requeued = || Op::job_status(job, withdrawn(status, words, innocent));
+            return returns.then(requeued).flatten();
+        }
+        if status.finish_time.is_some() {
+            // It ended, and what is left of it is on its way out.
+            return None;
+        }
+        if phase::current_claim(status).is_none() {
+            // Nothing of it runs, and by this write nothing ever will.
+            return Op::job_status(job, withdrawn(status, words, !late));
+        }
+        let reason = if returns {
+            StopReason::Preempted
+        } else {
+            StopReason::Cancelled
+        };
+        let by = by(ControllerName::Gang);
+        // Who is stopped by somebody else keeps that: it says why the gang is.
+        let others = phase::current_stop(status).is_some_and(|stop| stop.by != by);
+        let next = raised(status, reason, &by, words, self.now);
+        next.filter(|_| !others)
+            .and_then(|next| Op::job_status(job, next))
+    }
+
+    /// The gang ends. None of it holds a node any more.
+    fn end(&self, status: &JobStatus, words: Option<String>) -> Plan {
+        let at_rest = |member: &Member<'_>| is_at_rest(member.job) || is_ended(member.job);
+        if !self.members.iter().all(at_rest) {
+            return Plan::nothing();
+        }
+        let mut next = status.clone();
+        let mut outcomes = self.members.iter().map(|member| {
+            let status = member.job.status.as_ref();
+            status.and_then(|status| status.outcome)
+        });
+        let all = gang_size(self.parent).is_some_and(|size| self.members.len() == size as usize);
+        next.outcome = Some(
+            if all && outcomes.all(|one| one == Some(Outcome::Succeeded)) {
+                Outcome::Succeeded
+            } else if self.is_cancelled() {
+                Outcome::Cancelled
+            } else {
+                cause::outcome(self.members)
+            },
+        );
+        next.finish_time = Some(MicroTime(self.now));
+        next.waiting = None;
+        next.message = words.or(next.message);
+        if self.is_cancelled() && next.message.is_none() {
+            next.message = Some("the gang was cancelled".to_owned());
+        }
+        self.write(next)
+    }
+
+    /// The gang has ended, so its members do.
+    fn end_members(&self) -> Plan {
+        let words = "its gang has ended";
+        let mut plan = Plan::nothing();
+        plan.ops.extend(self.members.iter().filter_map(|member| {
+            let status = member_status(member.job)?;
+            if status.outcome.is_some() {
+                return None;
+            }
+            let mut next = status.clone();
+            if status.binding.is_none() {
+                next.outcome = Some(Outcome::Cancelled);
+                next.finish_time = Some(MicroTime(self.now));
+                next.waiting = None;
+                next.message = Some(words.to_owned());
+            } else if bound_attempt_ended(status) {
+                next.outcome = Some(cause::judged(status));
+            } else {
+                return self.let_down(member.job, words, false, false);
+            }
+            Op::job_status(member.job, next)
+        }));
+        plan
+    }
+
+    /// The generation's account, as its members are seen now. No more than `most` are said to have a node.
+    fn tallied(&self, gang: &GangStatus, most: u32) -> GangStatus {
+        let mut next = gang.clone();
+        (next.bound, next.claimed, next.succeeded) = (0, 0, 0);
+        for status in self.members.iter().filter_map(|m| member_status(m.job)) {
+            let of_this = status
+                .gang
+                .as_ref()
+                .is_some_and(|mine| mine.generation == gang.generation);
+            let claim = phase::current_claim(status);
+            let bound = of_this && status.binding.is_some();
+            next.bound += u32::from(bound);
+            let claimed = claim.is_some_and(|claim| claim.endpoint.is_some());
+            next.claimed += u32::from(bound && claimed);
+            next.succeeded += u32::from(status.outcome == Some(Outcome::Succeeded));
+        }
+        next.bound = next.bound.min(most);
+        next
+    }
+}
+
+/// A member goes back to the queue. What was never begun is not remembered of who is innocent of that, or placement would
+/// take it that its node refused it.
+fn withdrawn(status: &JobStatus, words: &str, is_innocent: bool) -> JobStatus {
+    let known = status.attempts.len();
+    let mut next = phase::requeue(status, words);
+    if is_innocent && next.attempts.len() > known {
+        next.attempts.pop();
+    }
+    next
+}
+
+fn member_status(job: &Job) -> Option<&JobStatus> {
+    job.status.as_ref()
+}
+
+/// The cause of a generation that its nodes do not claim in time.
+fn unclaimed(gang: &GangStatus) -> Cause {
+    let GangStatus {
+        bound,
+        claimed,
+        size,
+        ..
+    } = gang;
+    Cause {
+        comes_back: true,
+        words: format!(
+            "of {size} members {bound} have a node and {claimed} are claimed, {CLAIM_SECS} s after the first was"
+        ),
+    }
+}
+
+/// Could the member be placed as soon as it is told of a generation?
+fn is_ready(job: &Job) -> bool {
+    let Some(status) = &job.status else {
+        return false;
+    };
+    status.effective.is_some()
+        && status.observed_generation == job.metadata.generation
+        && status.outcome.is_none()
+        && status.binding.is_none()
+        && !is_deleting(job)
+}
+
+/// Does it hold no node, so that nothing of it runs or will run?
+fn is_at_rest(job: &Job) -> bool {
+    let Some(status) = &job.status else {
+        return true;
+    };
+    let lost = status.outcome == Some(Outcome::Lost);
+    lost || phase::held_binding(status).is_none()
+}
+
+/// Why a member waits.
+fn told(job: &Job) -> Option<Waiting> {
+    let waiting = job.status.as_ref()?.waiting.clone()?;
+    Some(Waiting {
+        reservation: None,
+        ..waiting
+    })
+}
+
+/// The words stay as they were first told while the class is the same, so that nothing ticks.
+fn set_waiting(status: &mut JobStatus, waiting: Option<Waiting>) {
+    let known = status.waiting.as_ref().map(|waiting| &waiting.reason);
+    if known != waiting.as_ref().map(|waiting| &waiting.reason) {
+        status.waiting = waiting;
+    }
+}
+
+/// Decides whether a member's tally finalizer may go: once its gang has ended, or is gone.
+pub(super) fn decide_member(job: &Arc<Job>, parent: Option<&Job>) -> Plan {
+    if !is_deleting(job) || !has_finalizer(job, TALLY_FINALIZER) {
+        return Plan::nothing();
+    }
+    let over = parent.is_none_or(|parent| is_ended(parent) || is_deleting(parent));
+    Plan::of(over.then(|| Op::JobFinalizers {
+        base: job.clone(),
+        next: without_finalizer(job, TALLY_FINALIZER),
+    }))
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;
