@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crds::job::{ArraySpec, EnvVar, GpuRequirements, JobSpec, Resources};
+use crds::job::{ArraySpec, EnvVar, GpuRequirements, Interconnect, JobSpec, Resources};
 use crds::{Job, Quantity};
 use serde_json::Value;
 
@@ -45,6 +45,12 @@ pub struct Args {
     /// GPU model, compared as a part of its name
     #[arg(long, value_name = "MODEL")]
     pub gpu_model: Option<String>,
+    /// A MIG slice of this profile instead of a GPU, such as 1g.10gb, or `*` for a slice of any
+    #[arg(long, value_name = "PROFILE")]
+    pub gpu_slice: Option<String>,
+    /// How the GPUs must be joined. Default: any way, the best that is free
+    #[arg(long, value_enum, value_name = "LINK")]
+    pub interconnect: Option<Joint>,
     /// CPU cores, such as 2 or 500m
     #[arg(short, long)]
     pub cpu: Option<String>,
@@ -103,6 +109,15 @@ pub struct Args {
     /// The command and its arguments, run without a shell
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// What must join the GPUs of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Joint {
+    /// NVLink, directly or through a switch
+    Nvlink,
+    /// One PCIe switch
+    Pcie,
 }
 
 /// Runs the command.
@@ -232,6 +247,19 @@ pub fn job(args: &Args, namespace: &str) -> Result<Value, Error> {
         .map_err(|error| Error::State(format!("the job cannot be written as JSON: {error}")))
 }
 
+fn gpu_requirements(args: &Args) -> Option<GpuRequirements> {
+    let wanted = GpuRequirements {
+        model: args.gpu_model.clone(),
+        slice: args.gpu_slice.clone(),
+        interconnect: args.interconnect.map(|joint| match joint {
+            Joint::Nvlink => Interconnect::NVLink,
+            Joint::Pcie => Interconnect::Pcie,
+        }),
+        ..GpuRequirements::default()
+    };
+    (wanted != GpuRequirements::default()).then_some(wanted)
+}
+
 fn spec(args: &Args) -> Result<JobSpec, Error> {
     let quantity = |flag: &str, text: &Option<String>| {
         text.as_ref()
@@ -249,10 +277,7 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
         memory: quantity("memory", &args.memory)?,
         gpus: args.gpus,
         vram: quantity("vram", &args.vram)?,
-        gpu: args.gpu_model.as_ref().map(|model| GpuRequirements {
-            model: Some(model.clone()),
-            ..GpuRequirements::default()
-        }),
+        gpu: gpu_requirements(args),
         exclusive: None,
     };
     let env = args
@@ -341,6 +366,7 @@ fn prefix_of(command: &[String]) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use serde_json::json;
 
     #[derive(Parser)]
     struct Line {
@@ -400,9 +426,31 @@ mod tests {
     }
 
     #[test]
+    fn what_kind_of_gpu_is_wanted_stands_in_one_place() {
+        let gpu = |line: &str| {
+            let job = job(&parse(line).unwrap(), "default").unwrap();
+            job["spec"]["resources"]["gpu"].clone()
+        };
+        assert_eq!(gpu("--gpus 1 -- a"), Value::Null);
+        assert_eq!(
+            gpu("--gpus 2 --gpu-model H200 --interconnect nvlink -- a"),
+            json!({"model": "H200", "interconnect": "NVLink"})
+        );
+        assert_eq!(
+            gpu("--gpus 2 --interconnect pcie -- a"),
+            json!({"interconnect": "PCIe"})
+        );
+        assert_eq!(
+            gpu("--gpus 1 --gpu-slice 1g.10gb -- a"),
+            json!({"slice": "1g.10gb"})
+        );
+    }
+
+    #[test]
     fn wrong_flags_are_usage_errors() {
         for line in [
             "",
+            "--gpus 2 --interconnect wire -- a",
             "--gpus x -- a",
             "--parallelism 2 -- a",
             "--name a --generate-name b -- c",

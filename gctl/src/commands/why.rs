@@ -206,9 +206,7 @@ impl Answer {
                 let place = follow::place(&self.job, &self.gpus);
                 format!("it has its place: {}", place.unwrap_or_default())
             }
-            Some(Standing::NotReady) => {
-                "it is suspended; `suspend: false` lets it wait".to_owned()
-            }
+            Some(Standing::NotReady) => "it is suspended; `suspend: false` lets it wait".to_owned(),
             Some(Standing::Waits | Standing::Aside) | None => match &status.waiting {
                 Some(waiting) => match &waiting.message {
                     Some(message) => format!("{}: {message}", waiting.reason),

@@ -12,10 +12,10 @@ use crate::output::{age, table};
 /// Namespace and name of a job.
 pub type JobKey = (String, String);
 
-/// Where the GPUs are: node-local index by UUID.
+/// What the GPUs are called on their nodes, by UUID.
 #[derive(Clone, Debug, Default)]
 pub struct GpuIndex {
-    known: BTreeMap<String, u32>,
+    known: BTreeMap<String, String>,
 }
 
 impl GpuIndex {
@@ -23,7 +23,11 @@ impl GpuIndex {
     pub fn learn(&mut self, nodes: &[Node]) {
         for node in nodes {
             for gpu in node.status.iter().flat_map(|status| &status.gpus) {
-                self.known.insert(gpu.uuid.clone(), gpu.index);
+                let name = match &gpu.slice {
+                    Some(slice) => format!("{}:{}", gpu.index, slice.profile),
+                    None => gpu.index.to_string(),
+                };
+                self.known.insert(gpu.uuid.clone(), name);
             }
         }
     }
@@ -37,11 +41,9 @@ impl GpuIndex {
             .all(|uuid| self.known.contains_key(uuid))
     }
 
-    /// `0`, or the UUID of a GPU that is not known.
+    /// `0`, for a MIG slice `4:1g.10gb`, or the UUID of a GPU that is not known.
     pub fn name(&self, uuid: &str) -> String {
-        self.known
-            .get(uuid)
-            .map_or_else(|| uuid.to_owned(), ToString::to_string)
+        self.known.get(uuid).map_or(uuid, String::as_str).to_owned()
     }
 }
 
@@ -369,8 +371,16 @@ mod tests {
     }
 
     fn gpus() -> GpuIndex {
+        let slice = json!({"parent": "GPU-a", "profile": "1g.10gb"});
+        let node = json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {},
+            "status": {"gpus": [
+                {"uuid": "GPU-a", "index": 1, "model": "L4", "memoryBytes": 1},
+                {"uuid": "MIG-b", "index": 2, "model": "L4", "memoryBytes": 1, "slice": slice},
+            ]},
+        });
         let mut gpus = GpuIndex::default();
-        gpus.known.insert("GPU-a".into(), 1);
+        gpus.learn(&[serde_json::from_value(node).unwrap()]);
         gpus
     }
 
@@ -460,5 +470,11 @@ mod tests {
         b       Infeasible   -      -      -        -      no node has 9 GPUs
         sweep   Succeeded    -      -      -        -      4 of 4 members succeeded
         ");
+    }
+
+    #[test]
+    fn gpus_are_called_by_their_numbers_and_slices_by_their_profile_too() {
+        let names = ["GPU-a", "MIG-b", "GPU-c"].map(|uuid| gpus().name(uuid));
+        assert_eq!(names, ["1", "2:1g.10gb", "GPU-c"]);
     }
 }

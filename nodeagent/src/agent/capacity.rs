@@ -1,6 +1,8 @@
 //! What this node has and what its attempts hold of it: the last arbiter against double booking (rules.md section 3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::node::GpuStatus;
 
 use crate::attempt::Charge;
 
@@ -19,6 +21,22 @@ pub(crate) struct Capacity {
     pub(crate) cpu_millis: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) gpus: BTreeMap<String, GpuCapacity>,
+}
+
+/// What the GPUs of a node are good for, by UUID. One that is divided into slices takes no job: its slices do.
+pub(crate) fn gpus(reported: &[GpuStatus]) -> BTreeMap<String, GpuCapacity> {
+    let slices = reported.iter().filter_map(|gpu| gpu.slice.as_ref());
+    let divided: BTreeSet<&str> = slices.map(|slice| slice.parent.as_str()).collect();
+    let known = reported.iter().map(|gpu| {
+        let unfit = if divided.contains(gpu.uuid.as_str()) {
+            Some("it is divided into MIG slices".to_owned())
+        } else {
+            (!gpu.healthy).then(|| gpu.health_message.clone().unwrap_or_default())
+        };
+        let bytes = gpu.memory_bytes.saturating_sub(gpu.reserved_bytes);
+        (gpu.uuid.clone(), GpuCapacity { bytes, unfit })
+    });
+    known.collect()
 }
 
 /// Why an attempt does not fit, if it does not: `held` are the charges of what runs here now.
@@ -91,6 +109,7 @@ fn is_whole(charge: &Charge) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::SimGpus;
 
     fn charge(gpus: &[&str], vram: Option<u64>, whole_gpus: bool) -> Charge {
         Charge {
@@ -190,5 +209,25 @@ mod tests {
                 ),
             }
         }
+    }
+
+    #[test]
+    fn a_sliced_gpu_is_refused_and_its_slices_are_not() {
+        let reported: SimGpus = "1x24Gi/mig=2g.12gb,1x24Gi".parse().expect("well formed");
+        let reported = reported.cards("n");
+        let capacity = Capacity {
+            gpus: gpus(&reported),
+            ..capacity()
+        };
+        let refusals: Vec<Option<String>> = reported
+            .iter()
+            .map(|gpu| misfit(&capacity, [].iter(), &charge(&[&gpu.uuid], Some(1), true)))
+            .collect();
+        let [sliced, whole, slice] = &refusals[..] else {
+            panic!("two GPUs and a slice: {refusals:?}");
+        };
+        let sliced = sliced.as_deref().unwrap_or_default();
+        assert!(sliced.contains("divided into MIG slices"), "{sliced}");
+        assert_eq!((whole, slice), (&None, &None));
     }
 }

@@ -38,7 +38,7 @@ use crate::attempt::AttemptId;
 use crate::gpu::GpuSource;
 use crate::node;
 use crate::runner::{Runner, RunnerError};
-use capacity::{Capacity, GpuCapacity};
+use capacity::Capacity;
 
 /// The time, passed in.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -146,20 +146,7 @@ impl Context {
 
     /// Sets the GPUs that the arbiter goes by.
     pub(crate) fn set_gpus(&self, gpus: &[crds::node::GpuStatus]) {
-        let known = gpus.iter().map(|gpu| {
-            let is_divided = gpus.iter().any(|other| {
-                let slice = other.slice.as_ref();
-                slice.is_some_and(|slice| slice.parent == gpu.uuid)
-            });
-            let unfit = if is_divided {
-                Some("it is divided into MIG slices".to_owned())
-            } else {
-                (!gpu.healthy).then(|| gpu.health_message.clone().unwrap_or_default())
-            };
-            let bytes = gpu.memory_bytes.saturating_sub(gpu.reserved_bytes);
-            (gpu.uuid.clone(), GpuCapacity { bytes, unfit })
-        });
-        let known = known.collect();
+        let known = capacity::gpus(gpus);
         self.board(|board| board.capacity.gpus = known);
     }
 
