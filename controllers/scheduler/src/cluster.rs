@@ -327,7 +327,11 @@ impl Cluster {
         }
         let undecided = !self.settled && !self.pending.classes.is_empty();
         let settled = undecided.then_some(self.settings.settled_at);
-        settled.into_iter().chain(self.next_reservation()).min()
+        settled
+            .into_iter()
+            .chain(self.next_reservation())
+            .chain(self.next_overtaking())
+            .min()
     }
 
     fn insert_pending(&mut self, job: Job) {

@@ -127,7 +127,7 @@ impl Cluster {
             // Before those that come at the same moment take what it has been waiting for.
             self.reserve(now, limit, &mut decisions);
         }
-        self.try_reordered(now);
+        self.try_overtakers(false, now);
         for _ in 0..MOST_ROUNDS {
             let given_up = self.holds.given_up;
             self.place(now, limit, &mut decisions);
@@ -181,6 +181,9 @@ impl Cluster {
                     views.bound_to(&node);
                     decisions.extend(self.bind(&place.uid, &node, now).map(Decision::Bind));
                     heads.reshare(&class.queue, self.share(&class.queue, now));
+                    if self.try_overtakers(true, now) {
+                        self.holds.given_up += 1;
+                    }
                 }
                 Tried::Together(places) => {
                     for (uid, node) in places {
@@ -189,6 +192,9 @@ impl Cluster {
                         decisions.extend(self.bind(&uid, &node, now).map(Decision::Bind));
                     }
                     heads.reshare(&class.queue, self.share(&class.queue, now));
+                    if self.try_overtakers(true, now) {
+                        self.holds.given_up += 1;
+                    }
                 }
                 Tried::Never(jobs, why) => {
                     for job in jobs {

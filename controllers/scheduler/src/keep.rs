@@ -19,8 +19,8 @@ use crate::reserve::{Hold, Reservation, Slot};
 use crate::timeline::{self, Leaves, Opening};
 use crate::vram::Headroom;
 
-/// How long those that are kept out by a holder may go untried after they came before it in the order.
-const REORDER_AFTER: Span = Span::seconds(60);
+/// How often slots are searched for on all nodes for a gang that has some.
+const SEARCH_AFTER: Span = Span::seconds(60);
 
 /// Most times that a call goes on to later jobs because there are no slots for the earlier ones.
 const MOST_TURNS: usize = 4;
@@ -137,20 +137,6 @@ impl Cluster {
     pub(crate) fn is_anyone_newly_entitled(&self, now: Millis) -> bool {
         let first = self.holds.entitled.soon.first();
         first.is_some_and(|(from, _)| *from <= now)
-    }
-
-    /// Lets those be tried again that are kept out by holders: aging and shares may have brought them before these since.
-    /// The order says nothing when that happens, so it is done once a minute, at the next decision.
-    pub(crate) fn try_reordered(&mut self, now: Millis) {
-        let moves = self.settings.aging.is_some() || self.settings.half_life.is_some();
-        if !moves || self.holds.is_empty() || now < self.holds.reordered.plus(REORDER_AFTER) {
-            return;
-        }
-        self.holds.reordered = now;
-        let held: Vec<NodeName> = self.holds.nodes().cloned().collect();
-        for node in &held {
-            self.node_freed(node);
-        }
     }
 
     /// A bound job on a node is to end at another time than before.
@@ -465,7 +451,7 @@ impl Cluster {
     /// another time since these were looked at, and on its own, if something happened there.
     fn find_better(&self, job: &Job, hold: &Hold, own: bool, now: Millis) -> Option<Reservation> {
         if job.gang.is_some() {
-            let rested = now >= hold.searched.plus(REORDER_AFTER);
+            let rested = now >= hold.searched.plus(SEARCH_AFTER);
             return rested.then(|| self.find_slots(job, now)).flatten();
         }
         let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);

@@ -32,6 +32,7 @@
 //! - [`whatif`]: the smallest changes that would start it, and what submitting a job would do.
 //! - [`preempt`]: whom to displace for a job that cannot be placed.
 //! - [`reserve`]: slots that are kept for jobs which have waited long, and what others may still do with them.
+//! - `overtake`: who has come before a holder in the order since.
 //! - `keep`: who gets them; `nominate`: who has to leave for whom; `timeline`: what a node will be like later.
 //! - `gang`: jobs that start together or not at all.
 //! - [`check`]: invariants of the state, for tests and debug builds.
@@ -53,6 +54,7 @@ mod line;
 mod node_state;
 mod nominate;
 mod order;
+mod overtake;
 mod pending;
 pub mod preempt;
 pub mod quota;

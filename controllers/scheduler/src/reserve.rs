@@ -27,6 +27,7 @@ use crate::fit::{self, Score};
 use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, QueueName, Span};
 use crate::node_state::NodeState;
 use crate::nominate::Room;
+use crate::overtake::Fronts;
 use crate::pending::ClassId;
 use crate::reason::Misfit;
 use crate::timeline::{self, Leaves, Outlook};
@@ -74,6 +75,8 @@ pub(crate) struct Hold {
     pub(crate) checked: Option<(u64, u64)>,
     /// When slots were searched for the last time on all nodes.
     pub(crate) searched: Millis,
+    /// Up to where the jobs of each lane came before the holder when those that it keeps out were tried last.
+    pub(crate) fronts: Fronts,
     /// Told apart from an earlier one of the same job.
     stamp: u64,
 }
@@ -96,8 +99,6 @@ pub(crate) struct Holds {
     pub(crate) other_ends: BTreeSet<NodeName>,
     /// Who is entitled to a reservation.
     pub(crate) entitled: Entitled,
-    /// When those that are kept out were tried last because the order may be another.
-    pub(crate) reordered: Millis,
     /// When slots must be taken back from those who may be displaced, the next time.
     pub(crate) take_back_at: Option<Millis>,
     /// What was done to make room.
@@ -190,6 +191,7 @@ impl Holds {
             nominated,
             checked: None,
             searched: Millis::default(),
+            fronts: Fronts::new(),
             stamp: self.next_stamp,
         };
         self.by_job.insert(uid.clone(), hold);
