@@ -245,10 +245,13 @@ impl Cluster {
             {
                 self.holds.room.changed(&job.node);
             }
-            if *known != job && state.confirm(&job) {
-                self.fleet.note_use(&job.node, state);
-                self.version += 1;
-                self.node_freed(&job.node);
+            if *known != job {
+                self.fleet.note_stakes(&job.node);
+                if state.confirm(&job) {
+                    self.fleet.note_use(&job.node, state);
+                    self.version += 1;
+                    self.node_freed(&job.node);
+                }
             }
             if other_end {
                 self.end_changed(&job.node);

@@ -313,11 +313,7 @@ impl Cluster {
             return preempt::plan(self, uid, now).ok();
         };
         let news = self.holds.room.by_change.range(since + 1..);
-        let plans = news.filter_map(|(_, node)| preempt::plan_on(self, uid, node, now).ok());
-        plans.min_by(|one, other| {
-            let key = |plan: &Plan| (plan.cost, plan.placement.node.clone());
-            key(one).cmp(&key(other))
-        })
+        preempt::plan_among(self, uid, news.map(|(_, node)| node).collect(), now)
     }
 
     /// Puts a nomination into force and answers the decision that tells of it.

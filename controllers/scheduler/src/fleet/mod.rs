@@ -12,17 +12,15 @@ mod alike;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::fit;
 use crate::input::{Exclusive, GpuRequest, NodeName, Requirements};
 use crate::node_state::NodeState;
+use crate::preempt::{DEVICES, Glance};
 use crate::shelf::Amounts;
 use crate::vram;
 use alike::{GroupKey, Interner, TwinKey, WaterKey};
-
-/// GPUs whose room is noted beside the other numbers; nodes with more are always asked in full.
-const DEVICES: usize = 8;
 
 /// One known node in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +52,8 @@ pub(crate) struct Row {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
     rows: Vec<Row>,
+    /// What displacing jobs costs on the same nodes, once that was asked after the last change there.
+    glances: Vec<OnceLock<Glance>>,
     groups: Interner<GroupKey>,
     twins: Interner<TwinKey>,
     waters: Interner<WaterKey>,
@@ -75,6 +75,7 @@ impl Fleet {
         let Some(row) = row else {
             if let Ok(at) = place {
                 self.rows.remove(at);
+                self.glances.remove(at);
             }
             return false;
         };
@@ -82,10 +83,12 @@ impl Fleet {
             Ok(at) => {
                 let more = row.offers_more_than(&self.rows[at]);
                 self.rows[at] = row;
+                self.glances[at] = OnceLock::new();
                 more
             }
             Err(at) => {
                 self.rows.insert(at, row);
+                self.glances.insert(at, OnceLock::new());
                 true
             }
         }
@@ -102,6 +105,14 @@ impl Fleet {
         let twin = self.twins.take(TwinKey::of(row.group, state));
         self.twins.give(row.twin);
         row.twin = twin;
+        self.glances[at] = OnceLock::new();
+    }
+
+    /// Something else is known of a job on a node, which may change what displacing it costs.
+    pub(crate) fn note_stakes(&mut self, name: &NodeName) {
+        if let Ok(at) = self.rows.binary_search_by(|row| row.name.cmp(name)) {
+            self.glances[at] = OnceLock::new();
+        }
     }
 
     fn row(&mut self, name: &NodeName, state: &NodeState) -> Option<Row> {
@@ -139,12 +150,15 @@ impl Fleet {
         &self,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
     ) -> bool {
-        let mut rows = self.rows.iter();
+        let mut rows = self.rows.iter().zip(&self.glances);
         let known = nodes.filter(|(_, state)| state.facts.is_some());
         for (name, state) in known {
-            let Some(row) = rows.next().filter(|row| row.name == *name) else {
+            let Some((row, glance)) = rows.next().filter(|(row, _)| row.name == *name) else {
                 return false;
             };
+            if glance.get().is_some_and(|seen| *seen != Glance::of(state)) {
+                return false;
+            }
             let mut fresh = row.clone();
             fresh.measure(state);
             let alike = self.twins.is(row.twin, &TwinKey::of(row.group, state))

@@ -1,13 +1,15 @@
 //! One look at the whole fleet: where a job fits, or why it does not.
 
-use super::{DEVICES, Fleet, Row};
+use super::{Fleet, Row};
 use crate::cluster::Cluster;
 use crate::explain::{Item, NodeReasons};
 use crate::fit::{self, Occupancy, Score};
 use crate::input::{
-    Bytes, Exclusive, GpuRequest, Link, MilliCpu, NodeName, Packing, Requirements, Wish,
+    Bytes, Exclusive, GpuRequest, Job, Link, MilliCpu, Millis, NodeName, Packing, Requirements,
+    Wish,
 };
 use crate::node_state::NodeState;
+use crate::preempt::{Cost, DEVICES, Glance, Seen};
 use crate::reason::{Misfit, ReasonClass};
 use crate::shelf::Amounts;
 
@@ -304,6 +306,38 @@ impl Cluster {
             }
         }
         fits
+    }
+
+    /// The nodes that a job is not kept from for good, with what a plan to displace others there costs at least, by a glance at
+    /// their figures if these tell.
+    pub(crate) fn glance(&self, job: &Job, tells: bool, now: Millis) -> Vec<(Cost, &NodeName)> {
+        let needs = &job.requirements;
+        let place = |name| self.fleet.rows.binary_search_by(|row| row.name.cmp(name));
+        // What is kept for others is not in the figures.
+        let held = self.holds.nodes();
+        let mut held = held.filter_map(|name| place(name).ok()).peekable();
+        let mut judge = Judge::new(self, needs);
+        let mut open = Vec::new();
+        let rows = self.fleet.rows.iter().zip(&self.fleet.glances);
+        for (at, (row, glance)) in rows.enumerate() {
+            let is_held = held.next_if_eq(&at).is_some();
+            if judge.is_closed(row) {
+                continue;
+            }
+            let seen = if tells && row.all_noted && !is_held {
+                let glance = glance.get_or_init(|| {
+                    let state = self.nodes.get(&row.name);
+                    state.map(Glance::of).unwrap_or_default()
+                });
+                glance.bound(needs, job.priority, &row.reach, now)
+            } else {
+                Seen::AtLeast(Cost::default())
+            };
+            if let Seen::AtLeast(bound) = seen {
+                open.push((bound, &row.name));
+            }
+        }
+        open
     }
 
     /// Why no node takes a job now, over all nodes; `None` without any.

@@ -10,14 +10,18 @@
 //! **Cost.** The highest priority among the victims, then the GPU time lost since their last checkpoints, then their number,
 //! then the core time lost; the least over all nodes. Of equal plans the better fit wins, then the node's name. On one node
 //! the least is found by a search that is exact for ten candidates and is cut off after a fixed number of looks beyond.
-//! Nodes are searched in the order of a bound from below, until it is dearer than the best plan.
+//! Nodes are searched in the order of a bound from below, until it is dearer than the best plan. A glance at a few numbers of
+//! every node gives a first one, and only nodes that are worth it then get a closer one.
 //!
 //! What is being stopped counts as free soon: a plan without victims says that only waiting is needed.
 
+mod glance;
 mod search;
 mod stakes;
 mod victims;
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 
 use crate::cluster::{Cluster, Entry};
@@ -25,9 +29,9 @@ use crate::decide::Placement;
 use crate::explain::Explanation;
 use crate::fit;
 use crate::input::{Job, JobUid, Millis, NodeName, QueueName, Span};
-use crate::node_state::NodeState;
 use crate::reserve::Views;
 
+pub(crate) use glance::{DEVICES, Glance, Seen};
 use search::Search;
 pub(crate) use stakes::Stakes;
 use victims::Rights;
@@ -191,7 +195,9 @@ pub(crate) fn plan_members(
     for member in members {
         let rights = Rights::by_priority(cluster, member, now);
         let open = |name: &NodeName| !taken.contains(name);
-        let plan = cheapest(&rights, &open, true, now)?;
+        let Some(plan) = cheapest(&rights, None, &open, true, now) else {
+            return Err(why_none(&rights, &open));
+        };
         taken.insert(plan.placement.node.clone());
         plans.push(plan);
     }
@@ -216,29 +222,64 @@ pub(crate) fn plan_for(
         return Err(NoPlan::Fits(name.clone()));
     }
     let rights = Rights::of(cluster, job, now);
+    let among = on.map(|on| vec![on]);
     let open = |name: &NodeName| on.is_none_or(|only| only == name);
-    cheapest(&rights, &open, false, now)
+    cheapest(&rights, among, &open, false, now).ok_or_else(|| why_none(&rights, &open))
 }
 
-/// The cheapest plan on any of the nodes that are open to the job. With `or_fit`, a node that it fits as it is needs no
-/// victims.
+/// The cheapest plan for a waiting job on some nodes, if there is any and it needs one.
+pub(crate) fn plan_among(
+    cluster: &Cluster,
+    uid: &JobUid,
+    nodes: Vec<&NodeName>,
+    now: Millis,
+) -> Option<Plan> {
+    let job = cluster.waiting_job(uid)?;
+    if nodes.is_empty() || job.gang.is_some() || cluster.kept_back(job).is_some() {
+        return None;
+    }
+    let fits = |name| fitting(cluster, job, Some(name), now).is_some();
+    if nodes.iter().any(|name| fits(name)) {
+        return None;
+    }
+    let pin = job.requirements.node_name.as_ref();
+    let open = |name: &NodeName| pin.is_none_or(|pin| pin == name);
+    let rights = Rights::of(cluster, job, now);
+    cheapest(&rights, Some(nodes), &open, false, now)
+}
+
+/// The cheapest plan on any of these nodes, or of all, that are open to the job. With `or_fit`, a node that it fits as it is
+/// needs no victims.
 fn cheapest(
     rights: &Rights<'_>,
+    among: Option<Vec<&NodeName>>,
     open: &dyn Fn(&NodeName) -> bool,
     or_fit: bool,
     now: Millis,
-) -> Result<Plan, NoPlan> {
+) -> Option<Plan> {
     let (cluster, job) = (rights.cluster, rights.job);
     // What is kept for jobs before it is taken.
     let state_of = |name, state| cluster.with_those_before(job, name, state, now);
     let mut best = None;
     let mut searched = 0;
-    for (bound, name, state) in promising(rights, open) {
+    let mut promising = promising(rights, among, now);
+    while let Some(Reverse((bound, close, name))) = promising.pop() {
         let dearer = best
             .as_ref()
             .is_some_and(|((cost, _, _), _)| *cost < bound || searched >= MOST_SEARCHES);
         if dearer {
             break;
+        }
+        let Some((name, state)) = cluster.nodes.get_key_value(name) else {
+            continue;
+        };
+        if !open(name) || state.facts.is_none() {
+            continue;
+        }
+        if !close {
+            let closer = rights.bound(name, state);
+            promising.extend(closer.map(|closer| Reverse((closer.max(bound), true, name))));
+            continue;
         }
         if !fit::may_fit(&job.requirements, name, state) {
             continue;
@@ -256,22 +297,20 @@ fn cheapest(
             }
         }
     }
-    let Some(((_, _, name), state)) = best else {
-        let asked = cluster
-            .candidates(&job.requirements)
-            .filter(|(name, _)| open(name));
-        let mut there = asked.flat_map(|(_, state)| state.jobs.values());
-        let somebody =
-            there.any(|bound| bound.stopping.is_some() || rights.candidate(bound).is_some());
-        return Err(if somebody {
-            NoPlan::NotEnough
-        } else {
-            NoPlan::Nobody
-        });
-    };
-    Search::new(rights, name, &state, or_fit)
-        .and_then(|search| search.plan(job))
-        .ok_or(NoPlan::NotEnough)
+    let ((_, _, name), state) = best?;
+    Search::new(rights, name, &state, or_fit).and_then(|search| search.plan(job))
+}
+
+/// Why there is no plan on the nodes that are open to the job.
+fn why_none(rights: &Rights<'_>, open: &dyn Fn(&NodeName) -> bool) -> NoPlan {
+    let candidates = rights.cluster.candidates(&rights.job.requirements);
+    let asked = candidates.filter(|(name, _)| open(name));
+    let mut there = asked.flat_map(|(_, state)| state.jobs.values());
+    if there.any(|bound| bound.stopping.is_some() || rights.candidate(bound).is_some()) {
+        NoPlan::NotEnough
+    } else {
+        NoPlan::Nobody
+    }
 }
 
 /// A node that the job fits beside what is kept for those before it.
@@ -292,20 +331,29 @@ fn fitting<'a>(
     fits.is_ok().then_some(name)
 }
 
-/// Nodes where a plan is possible, the cheapest bound first.
+/// Nodes by what a plan there costs at least, the cheapest first; true for those whose bound is the closer one.
+type Promising<'a> = BinaryHeap<Reverse<(Cost, bool, &'a NodeName)>>;
+
+/// Nodes where a plan may be possible.
 fn promising<'a>(
     rights: &Rights<'a>,
-    open: &dyn Fn(&NodeName) -> bool,
-) -> Vec<(Cost, &'a NodeName, &'a NodeState)> {
-    let (cluster, job) = (rights.cluster, rights.job);
-    let needs = &job.requirements;
-    let bounded = cluster
-        .candidates(needs)
-        .filter(|(name, _)| open(name))
-        .filter_map(|(name, state)| Some((rights.bound(name, state)?, name, state)));
-    let mut nodes: Vec<_> = bounded.collect();
-    nodes.sort_unstable_by_key(|(bound, name, _)| (*bound, *name));
+    among: Option<Vec<&'a NodeName>>,
+    now: Millis,
+) -> Promising<'a> {
+    let needs = &rights.job.requirements;
+    let pinned = needs.node_name.as_ref().map(|pin| vec![pin]);
+    let nodes: Vec<(Cost, &NodeName)> = if let Some(names) = among.or(pinned) {
+        let names = names.into_iter();
+        names.map(|name| (Cost::default(), name)).collect()
+    } else {
+        // Borrowers are not in the figures.
+        let tells = !rights.reclaims && Glance::tells(needs);
+        rights.cluster.glance(rights.job, tells, now)
+    };
+    let nodes = nodes.into_iter();
     nodes
+        .map(|(bound, name)| Reverse((bound, false, name)))
+        .collect()
 }
 
 /// Does any queue hold more than its quota?

@@ -47,7 +47,7 @@ pub(super) struct Rights<'a> {
     pub(super) job: &'a Job,
     now: Millis,
     /// True when its queue stays within its own quota with it, so that it may take back what others borrowed.
-    reclaims: bool,
+    pub(super) reclaims: bool,
 }
 
 impl<'a> Rights<'a> {
