@@ -93,6 +93,11 @@ pub struct JobStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub attempts: Vec<AttemptRecord>,
+    /// Nodes whose agents found that a directory which the job needs is not there. They are not offered to it again; with none
+    /// left, the job ends as Infeasible.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), inner(length(max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub excluded_nodes: Vec<String>,
     /// True while the job's node is not seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node_silent: bool,

@@ -13,6 +13,8 @@ use crate::job_status::{
 
 /// Most ended attempts that are remembered in `status.attempts`.
 pub const MAX_ATTEMPT_RECORDS: usize = 16;
+/// Most nodes that are remembered in `status.excludedNodes`.
+pub const MAX_EXCLUDED_NODES: usize = 1024;
 
 impl Phase {
     /// Every phase, for tables.
@@ -341,7 +343,7 @@ pub fn has_retry_left(spec: &JobSpec, status: &JobStatus, exit: &Exit) -> bool {
 }
 
 /// The status of a job that goes back to the queue: binding, claim, stop and run facts are cleared, and the attempt is
-/// remembered with the reason. Its place in the queue, attempt number, retries and checkpoint stay. A job that has ended
+/// remembered with the reason. Its place in the queue, attempt number, retries, checkpoint and excluded nodes stay. A job that has ended
 /// is returned as it is, because terminal is final.
 pub fn requeue(status: &JobStatus, reason: &str) -> JobStatus {
     if status.outcome.is_some() {
@@ -374,6 +376,7 @@ pub fn requeue(status: &JobStatus, reason: &str) -> JobStatus {
         checkpoint: status.checkpoint.clone(),
         array: status.array.clone(),
         retries: status.retries.clone(),
+        excluded_nodes: status.excluded_nodes.clone(),
         attempts,
         message: Some(reason.to_owned()),
         observed_generation: status.observed_generation,
@@ -381,6 +384,15 @@ pub fn requeue(status: &JobStatus, reason: &str) -> JobStatus {
     };
     next.phase = Some(derive(&next));
     next
+}
+
+/// Remembers that a node has not got a directory that the job needs. Beyond [`MAX_EXCLUDED_NODES`] nothing is remembered, and
+/// the node may be tried again.
+pub fn exclude(status: &mut JobStatus, node: &str) {
+    let known = &mut status.excluded_nodes;
+    if known.len() < MAX_EXCLUDED_NODES && !known.iter().any(|name| name == node) {
+        known.push(node.to_owned());
+    }
 }
 
 /// One sentence for `status.message` about how an attempt ended.

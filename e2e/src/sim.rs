@@ -20,7 +20,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
 use nodeagent::attempt::AttemptId;
-use nodeagent::gpu::GpuSource;
+use nodeagent::gpu::{GpuSource, SimGuests};
 use nodeagent::sim::SimRunner;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,8 @@ type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 struct Machine {
     name: String,
     runner: Arc<SimRunner>,
+    /// Processes on its cards that are no job's.
+    guests: SimGuests,
     boots: u32,
     /// The machine's own way to the server.
     transport: Transport,
@@ -136,6 +138,7 @@ impl Sim {
                     Arc::clone(&clock),
                     settings.seed + index as u64,
                 )),
+                guests: SimGuests::default(),
                 boots: 0,
                 transport: transport.another(),
                 agent: None,
@@ -231,7 +234,7 @@ impl Sim {
         let mut options = nodeagent::Options::new(machine.name.clone(), machine.runner.clone());
         options.gpus = match self.settings.gpus {
             "none" => GpuSource::None,
-            gpus => GpuSource::Simulated(gpus.parse()?),
+            gpus => GpuSource::Visited(gpus.parse()?, machine.guests.clone()),
         };
         options.clock = Arc::clone(&self.clock);
         options.cpu_millis = Some(self.settings.cpu_millis);
@@ -260,6 +263,17 @@ impl Sim {
     /// Ends that.
     pub fn mend(&self, index: usize) {
         self.machines[index].transport.set_cut(false);
+    }
+
+    /// From now on a process that is no job's holds so many GiB of a card; with none it is gone.
+    pub fn visit(&self, index: usize, card: u32, pid: u32, gib: Option<u64>) {
+        let guests = &self.machines[index].guests;
+        guests.set(card, pid, gib.map(|gib| gib << 30));
+    }
+
+    /// From now on a machine has no such directory, nor what is below it.
+    pub fn remove_directory(&self, index: usize, path: &str) {
+        self.machines[index].runner.remove_directory(path);
     }
 
     /// Attempts that run on a machine now: one that is frozen does not.

@@ -427,3 +427,78 @@ async fn a_preemption_is_carried_out_across_a_restart_of_the_controllers() -> Re
     }
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_card_that_others_filled_since_it_was_read_sends_the_job_elsewhere() -> Result<()> {
+    let sim = Sim::start(Settings {
+        nodes: 2,
+        ..one_gpu()
+    })
+    .await?;
+    tokio::time::sleep(SETTLED).await;
+    // Nobody has read the card since, so placement still takes it for empty.
+    sim.visit(0, 0, 4711, Some(20));
+    sim.submit("train", sleeps(5, json!({"vram": "10Gi"})))
+        .await?;
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    let train = status(&jobs["train"]);
+    assert_eq!(train.phase, Some(Phase::Succeeded));
+    assert_eq!(train.binding.context("a binding")?.node_name, "node-1");
+    let refused = train.attempts.first().and_then(|one| one.reason.clone());
+    let refused = refused.context("the refusal is remembered")?;
+    assert!(
+        refused.contains("1.5 of 10.0 GiB free") && refused.contains("process 4711"),
+        "{refused}"
+    );
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_handed_back_waits_with_numbers_and_is_not_bound_in_a_loop() -> Result<()> {
+    let sim = Sim::start(one_gpu()).await?;
+    tokio::time::sleep(SETTLED).await;
+    sim.visit(0, 0, 4711, Some(20));
+    sim.submit("train", sleeps(5, json!({"vram": "10Gi"})))
+        .await?;
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    let waiting = status(&sim.list().await?["train"]);
+    assert_eq!(waiting.attempt, 1, "it was tried once");
+    let why = waiting.waiting.context("a reason")?;
+    assert_eq!(why.reason, "InsufficientVram");
+    let message = why.message.unwrap_or_default();
+    assert!(message.contains("of 10.0 GiB free"), "{message}");
+    sim.visit(0, 0, 4711, None);
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert_eq!(phase(&jobs["train"]), Phase::Succeeded);
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_goes_where_its_directory_is_and_fails_when_that_is_nowhere() -> Result<()> {
+    let sim = Sim::start(Settings {
+        nodes: 2,
+        ..Settings::default()
+    })
+    .await?;
+    sim.remove_directory(0, "/scratch");
+    for index in 0..2 {
+        sim.remove_directory(index, "/nowhere");
+    }
+    let starts_in = |directory: &str| with(sleeps(5, json!({})), json!({"workingDir": directory}));
+    sim.submit("here", starts_in("/scratch/run")).await?;
+    sim.submit("nowhere", starts_in("/nowhere")).await?;
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    let here = status(&jobs["here"]);
+    assert_eq!(here.phase, Some(Phase::Succeeded));
+    assert_eq!(here.binding.context("a binding")?.node_name, "node-1");
+    assert_eq!(here.excluded_nodes, ["node-0"]);
+    let nowhere = status(&jobs["nowhere"]);
+    assert_eq!(nowhere.phase, Some(Phase::Infeasible));
+    assert_eq!(nowhere.attempt, 2, "each node was asked once");
+    let message = nowhere.message.unwrap_or_default();
+    assert!(
+        message.contains("2 of 2 nodes lack a directory, such as /nowhere"),
+        "{message}"
+    );
+    sim.check()
+}

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Context, Options, operations};
-use crate::gpu::{Inventory, Reading, Roots, links_in_short};
+use crate::gpu::{Inventory, Reading, links_in_short};
 
 /// How often the Lease is renewed (rules.md section 4) and the GPUs are read.
 const RENEW_PERIOD: Duration = Duration::from_secs(10);
@@ -102,12 +102,7 @@ pub(crate) async fn open_inventory(options: &Options) -> Inventory {
 }
 
 /// Keeps the Node and its Lease until the shutdown.
-pub(crate) async fn keep(
-    context: Arc<Context>,
-    mut inventory: Inventory,
-    mut reading: Reading,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn keep(context: Arc<Context>, shutdown: CancellationToken) {
     let registered_time = context.now();
     let mut keeper = Keeper {
         context,
@@ -115,7 +110,7 @@ pub(crate) async fn keep(
         written: None,
     };
     let work = async {
-        keeper.persist(&reading).await;
+        keeper.persist().await;
         let mut tick = tokio::time::interval(RENEW_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
@@ -129,14 +124,15 @@ pub(crate) async fn keep(
                             "failed to renew the lease"
                         );
                     }
-                    if inventory.is_live() {
-                        (inventory, reading) = keeper.read(inventory).await;
+                    if keeper.context.cards_are_live {
+                        keeper.context.read_gpus().await;
                     }
                 }
                 // Who holds a card is written at once: placement goes by it.
                 () = keeper.context.lingering_changed.notified() => {}
+                () = keeper.context.room_changed.notified() => {}
             }
-            if let Err(error) = keeper.write(&reading).await {
+            if let Err(error) = keeper.write().await {
                 tracing::warn!(
                     error = crate::error_chain(&error),
                     "failed to write the node"
@@ -160,7 +156,7 @@ struct Keeper {
 
 impl Keeper {
     /// Registers, as often as it takes.
-    async fn persist(&mut self, reading: &Reading) {
+    async fn persist(&mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
             // The Lease comes first, so that the node is not taken for silent when it appears.
@@ -168,7 +164,7 @@ impl Keeper {
                 Ok(()) => {
                     // Where the server is reached, its name is known by now.
                     self.context.find_address().await;
-                    self.write(reading).await
+                    self.write().await
                 }
                 Err(error) => Err(error),
             };
@@ -186,31 +182,6 @@ impl Keeper {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    async fn read(&self, mut inventory: Inventory) -> (Inventory, Reading) {
-        let context = Arc::clone(&self.context);
-        let read = tokio::task::spawn_blocking(move || {
-            let running = context.running().into_iter();
-            let rooted = running.filter_map(|id| {
-                let root = context.options.runner.root_process(&id)?;
-                Some((id, root))
-            });
-            let roots = Roots {
-                running: rooted.collect(),
-            };
-            let reading = inventory.read(&roots);
-            context.set_gpus(&reading.gpus);
-            for id in roots.running.keys() {
-                context.set_peaks(id, inventory.peaks_of(id));
-            }
-            (inventory, reading)
-        })
-        .await;
-        match read {
-            Ok(read) => read,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -270,8 +241,8 @@ impl Keeper {
     }
 
     /// Makes the Node say what was read, if it does not yet.
-    async fn write(&mut self, reading: &Reading) -> Result<(), kube::Error> {
-        let mut status = self.status(reading);
+    async fn write(&mut self) -> Result<(), kube::Error> {
+        let mut status = self.status(&self.context.reading());
         self.add_holders(&mut status).await;
         let status = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
         if self.written.as_ref() == Some(&status) {

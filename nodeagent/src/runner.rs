@@ -61,10 +61,23 @@ impl RunnerError {
     }
 }
 
+/// What a host says of a directory that an attempt needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// It is there, or whether it is cannot be told from here.
+    Firm,
+    /// There is no such directory.
+    Missing,
+    /// Its file system does not answer.
+    Silent,
+}
+
 /// Runs attempts.
 pub trait Runner: Send + Sync + 'static {
     /// Takes over: tells what is held and where ends will be told. An earlier agent hears nothing from here on.
     fn attach(&self) -> BoxFuture<'_, Result<Attached, RunnerError>>;
+    /// Is there such a directory?
+    fn ground(&self, directory: String) -> BoxFuture<'_, Ground>;
     /// Starts an attempt, once. What goes wrong with the attempt itself is told as its end.
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>>;
     /// Asks for TERM now and KILL at a time.

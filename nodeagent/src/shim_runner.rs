@@ -3,6 +3,7 @@
 //! One task (`Driver`) owns the spawner and everything that is in flight; callers talk to it through a bounded channel.
 //! Stops and output need no state and go straight to the ledger's files.
 
+mod ground;
 mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use crate::ledger::Ledger;
 use crate::ledger::adopt::{Found, gather};
 use crate::ledger::journal::Journal;
 use crate::ledger::spares::{Spare, Spares};
-use crate::runner::{Attached, PROOF_WAIT, Runner, RunnerError};
+use crate::runner::{Attached, Ground, PROOF_WAIT, Runner, RunnerError};
 use crate::shim::cgroup::{Cgroup, Cgroups};
 use crate::shim::command::owner;
 use crate::shim::{SHIM_OK, ShimRequest};
@@ -57,6 +58,8 @@ pub struct ShimRunner {
     executable: PathBuf,
     cgroups: Cgroups,
     attached: Mutex<Option<Link>>,
+    /// Looks at directories that may be under way.
+    looks: Arc<tokio::sync::Semaphore>,
 }
 
 struct Link {
@@ -92,6 +95,7 @@ impl ShimRunner {
             executable,
             cgroups: Cgroups::default(),
             attached: Mutex::new(None),
+            looks: ground::looks(),
         }
     }
 
@@ -199,6 +203,10 @@ impl ShimRunner {
 impl Runner for ShimRunner {
     fn attach(&self) -> BoxFuture<'_, Result<Attached, RunnerError>> {
         self.take_over().boxed()
+    }
+
+    fn ground(&self, directory: String) -> BoxFuture<'_, Ground> {
+        ground::look(Arc::clone(&self.looks), directory).boxed()
     }
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>> {

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 use crate::agent::Clock;
 use crate::attempt::{AttemptId, Ended, Fence, Held, Program, SignalCause, StartRequest};
 use crate::ports::{PORTS, Port};
-use crate::runner::{Attached, PROOF_WAIT, Runner, RunnerError};
+use crate::runner::{Attached, Ground, PROOF_WAIT, Runner, RunnerError};
 
 /// Ends that wait for the agent.
 const END_QUEUE: usize = 4096;
@@ -63,6 +63,8 @@ struct Machine {
     contact: u64,
     tasks: JoinSet<()>,
     power: u64,
+    /// Directories that are not there, with all below them.
+    missing: BTreeSet<String>,
 }
 
 struct Simulated {
@@ -113,6 +115,11 @@ impl SimRunner {
             .collect()
     }
 
+    /// From now on the machine has no such directory, nor what is below it.
+    pub fn remove_directory(&self, path: &str) {
+        lock(&self.machine).missing.insert(path.to_owned());
+    }
+
     /// Takes the power away: everything that runs is gone without a record, and so is the agent's ear.
     pub fn reboot(&self) {
         let mut machine = lock(&self.machine);
@@ -142,6 +149,17 @@ impl Runner for SimRunner {
             Ok(Attached { held, fences, ends })
         }
         .boxed()
+    }
+
+    fn ground(&self, directory: String) -> BoxFuture<'_, Ground> {
+        let machine = lock(&self.machine);
+        let above = |missing: &String| std::path::Path::new(&directory).starts_with(missing);
+        let ground = if machine.missing.iter().any(above) {
+            Ground::Missing
+        } else {
+            Ground::Firm
+        };
+        std::future::ready(ground).boxed()
     }
 
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<(), RunnerError>> {

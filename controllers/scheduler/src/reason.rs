@@ -369,7 +369,7 @@ impl Misfit {
             Misfit::Taint { key, value } => {
                 write!(f, "{are} tainted, such as {best} with {key}={value}")
             }
-            Misfit::Avoided => write!(f, "{are} not offered to it for now, such as {best}"),
+            Misfit::Avoided => write!(f, "{are} not offered to it for now: {best} handed it back"),
             Misfit::NotReady => write!(f, "{are} not ready, such as {best}"),
             Misfit::Cordoned => write!(f, "{are} unschedulable: {best} is cordoned"),
             Misfit::Desired(state) => {

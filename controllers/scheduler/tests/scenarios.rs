@@ -14,7 +14,7 @@
 //!       reserve=1m reservations=4 allowance=30 preemption=on|off     (an empty cluster under these settings)
 //! used q 10h                   (GPU hours up to now)          usage a b c
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
-//!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a
+//!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a lacking=a
 //!       slices=any|1g.10gb link=numa|switch|nvlink dirs=/data/x spread prefer=50:zone=x,-20:offers=old,10:dir=/data
 //!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER gang=g:3
 //! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 queued=0 checkpoint=5m stopping=90
@@ -268,6 +268,7 @@ impl World {
                 "needs" => needs.needs = value.split(',').map(Into::into).collect(),
                 "tolerate" => needs.tolerations = value.split(',').map(toleration).collect(),
                 "avoid" => needs.avoid = value.split(',').map(Into::into).collect(),
+                "lacking" => needs.lacking = value.split(',').map(Into::into).collect(),
                 "slices" if value == "any" => needs.slices = Slices::Allowed,
                 "slices" => needs.slices = Slices::Only(value.into()),
                 "link" => needs.interconnect = link(value),

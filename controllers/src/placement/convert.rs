@@ -46,12 +46,16 @@ pub(super) fn waiting_job(
     known: Known<'_>,
 ) -> scheduler::Job {
     let enqueued = status.enqueue_time.as_ref();
+    let lacking = status.excluded_nodes.iter();
     scheduler::Job {
         uid: job_uid(job),
         queue: QueueName::from(effective.queue.value.as_str()),
         priority: effective.priority.value,
         enqueued_micros: enqueued.map_or(i64::MAX, |time| time.0.as_microsecond()),
-        requirements: requirements(effective, known.avoid),
+        requirements: Requirements {
+            lacking: lacking.map(|name| NodeName::from(name.as_str())).collect(),
+            ..requirements(effective, known.avoid)
+        },
         terms: terms(effective),
         estimate: known.estimate,
         ancestors: known.ancestors,
@@ -137,6 +141,7 @@ fn requirements(effective: &Effective, avoid: Option<&str>) -> Requirements {
         needs: needs.map(arc).collect(),
         tolerations: tolerations.filter_map(toleration).collect(),
         avoid: avoid.map(NodeName::from).into_iter().collect(),
+        lacking: BTreeSet::new(),
         interconnect: match gpu.and_then(|gpu| gpu.interconnect) {
             None => Link::Any,
             Some(Interconnect::Pcie) => Link::PcieSwitch,

@@ -67,6 +67,20 @@ pub(crate) enum LocalState<'a> {
     },
 }
 
+/// What a last look at the cards and directories of a binding said, which comes before the claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is to be done.
+    Due,
+    /// Nothing is in the way, or there is nothing to look at.
+    #[default]
+    Clear,
+    /// The binding cannot be claimed now, for this reason.
+    Full(String),
+    /// This node has not got this directory, and will not be asked again.
+    NoDirectory(String),
+}
+
 /// The world as far as one job is concerned.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed<'a> {
@@ -79,6 +93,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) misfit: Option<String>,
     /// Where a member of a gang that is to be claimed will be reached.
     pub(crate) endpoint: Option<Endpoint>,
+    /// What the last look before the claim said; only asked where a claim is at stake.
+    pub(crate) look: Look,
     /// True when the control plane was heard of lately.
     pub(crate) in_contact: bool,
     /// True when this agent takes no new attempts.
@@ -93,6 +109,8 @@ pub(crate) struct Observed<'a> {
 pub(crate) enum Action {
     /// Read the job by name.
     Read,
+    /// Look at the cards and directories of the binding.
+    Look,
     /// Write the status, on the version that was seen.
     Write(Write, Box<JobStatus>),
     /// Start the current attempt.
@@ -323,8 +341,14 @@ fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut 
     if is_ending(job) || observed.closing {
         return;
     }
-    match &observed.misfit {
-        None => {
+    match (&observed.misfit, &observed.look) {
+        (None, Look::Due) => plan.actions.push(Action::Look),
+        (None, Look::NoDirectory(directory)) => {
+            let next = excluded(observed, status, directory);
+            plan.actions
+                .push(Action::Write(Write::Refuse, Box::new(next)));
+        }
+        (None, Look::Clear) => {
             let mut next = status.clone();
             next.claim = Some(Claim {
                 node_name: observed.node_name.to_owned(),
@@ -340,7 +364,7 @@ fn unclaimed(observed: &Observed<'_>, job: &Job, status: &JobStatus, plan: &mut 
             plan.actions
                 .push(Action::Write(Write::Claim, Box::new(next)));
         }
-        Some(reason) => {
+        (Some(reason), _) | (None, Look::Full(reason)) => {
             let due = refusal_due(status, observed.now);
             if due <= observed.now {
                 let next = phase::requeue(status, &format!("{REFUSED}: {reason}"));
@@ -358,6 +382,15 @@ fn is_ending(job: &Job) -> bool {
     job.metadata.deletion_timestamp.is_some()
         || job.spec.cancel == Some(true)
         || job.spec.suspend == Some(true)
+}
+
+/// Back to the queue, and never to this node again: it has not got a directory that the job needs.
+fn excluded(observed: &Observed<'_>, status: &JobStatus, directory: &str) -> JobStatus {
+    let node = observed.node_name;
+    let reason = format!("{REFUSED}: there is no directory {directory} on {node}");
+    let mut next = phase::requeue(status, &reason);
+    phase::exclude(&mut next, node);
+    next
 }
 
 /// A job that is refused again and again is refused ever later, so that agent and placement do not spin.

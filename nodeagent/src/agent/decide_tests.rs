@@ -88,6 +88,7 @@ pub(super) fn observed<'a>(seen: Seen<'a>, locals: Vec<Local<'a>>) -> Observed<'
         locals,
         misfit: None,
         endpoint: None,
+        look: Look::Clear,
         in_contact: true,
         closing: false,
         stop_all: false,
@@ -107,6 +108,7 @@ pub(super) fn stale(job: &Job) -> Seen<'_> {
 pub(super) fn words(observed: &Observed<'_>) -> Vec<String> {
     let words = |action: Action| match action {
         Action::Read => "read".to_owned(),
+        Action::Look => "look".to_owned(),
         Action::Start { attempt } => format!("start {attempt}"),
         Action::Stop { attempt, kill_at } => format!("stop {attempt} by {kill_at}"),
         Action::Thaw { attempt } => format!("thaw {attempt}"),
@@ -416,6 +418,23 @@ fn a_misfit_goes_back_to_the_queue_and_ever_later_when_it_comes_again() {
 }
 
 #[test]
+fn nothing_is_claimed_before_the_last_look() {
+    let job = job(|_, _| {});
+    let mut due = observed(stale(&job), vec![]);
+    due.look = Look::Due;
+    assert_eq!(words(&due), ["look"]);
+    due.misfit = Some("full".to_owned());
+    assert_eq!(words(&due), ["write Refuse Pending"], "no need to look");
+    let mut missing = observed(stale(&job), vec![]);
+    missing.look = Look::NoDirectory("/data".to_owned());
+    let plan = decide(&missing);
+    let [Action::Write(Write::Refuse, status)] = plan.actions.as_slice() else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(status.excluded_nodes, [ME]);
+}
+
+#[test]
 fn the_end_says_what_happened() {
     let status_of = |job: &Job, end: &Ended| {
         let plan = decide(&observed(stale(job), vec![ended(2, end)]));
@@ -582,9 +601,14 @@ fn every_write_moves_the_phase_as_the_table_allows() {
         let known = [vec![], vec![active(2, None)], vec![ended(2, &ok)]];
         let count = if is_claimed { known.len() } else { 1 };
         for locals in known.into_iter().take(count) {
-            for misfit in [None, Some("full".to_owned())] {
+            let looks = [
+                Look::Clear,
+                Look::Full("full".to_owned()),
+                Look::NoDirectory("/x".to_owned()),
+            ];
+            for look in looks {
                 let mut observed = observed(fresh(job), locals.clone());
-                observed.misfit = misfit;
+                observed.look = look;
                 for action in decide(&observed).actions {
                     if let Action::Write(write, next) = action {
                         let before = job.status.as_ref().and_then(|status| status.phase);

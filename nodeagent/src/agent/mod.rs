@@ -15,6 +15,7 @@ mod decide;
 mod desired;
 mod logs;
 pub(crate) mod operations;
+mod room;
 mod shell;
 
 #[cfg(test)]
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::AddressSource;
 use crate::attempt::AttemptId;
-use crate::gpu::GpuSource;
+use crate::gpu::{GpuSource, Inventory, Reading, Roots};
 use crate::node;
 use crate::runner::{Runner, RunnerError};
 use capacity::Capacity;
@@ -109,6 +110,12 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) options: Options,
     pub(crate) facts: node::Facts,
+    /// Locked while a driver is asked, which may take long.
+    inventory: Mutex<Inventory>,
+    /// Can what is on the cards change?
+    pub(crate) cards_are_live: bool,
+    /// Does asking for it block?
+    reading_blocks: bool,
     board: Mutex<Board>,
     /// Rung when it has changed whether this agent is to end once it holds nothing.
     leaving_changed: Notify,
@@ -116,6 +123,8 @@ pub(crate) struct Context {
     pub(crate) renewed: Notify,
     /// Rung when what lingers has changed.
     pub(crate) lingering_changed: Notify,
+    /// Rung when the cards were found to be fuller than placement knows.
+    pub(crate) room_changed: Notify,
 }
 
 /// What the node's part and the jobs' part tell each other.
@@ -124,6 +133,8 @@ struct Board {
     /// By which address other nodes reach this one, once it was found.
     address: Option<String>,
     capacity: Capacity,
+    /// What was read of the cards last.
+    reading: Reading,
     running: Vec<AttemptId>,
     /// When the last acknowledged renewal was sent.
     contact: Option<Instant>,
@@ -144,10 +155,45 @@ impl Context {
         act(&mut self.board.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sets the GPUs that the arbiter goes by.
-    pub(crate) fn set_gpus(&self, gpus: &[crds::node::GpuStatus]) {
-        let known = capacity::gpus(gpus);
-        self.board(|board| board.capacity.gpus = known);
+    /// Reads all cards now. Only drivers block.
+    pub(crate) async fn read_gpus(self: &Arc<Self>) {
+        let context = Arc::clone(self);
+        let read = move || {
+            let running = context.running().into_iter();
+            let rooted = running.filter_map(|id| {
+                let root = context.options.runner.root_process(&id)?;
+                Some((id, root))
+            });
+            let roots = Roots {
+                running: rooted.collect(),
+            };
+            let inventory = context.inventory.lock();
+            let mut inventory = inventory.unwrap_or_else(PoisonError::into_inner);
+            let reading = inventory.read(&roots);
+            for id in roots.running.keys() {
+                context.set_peaks(id, inventory.peaks_of(id));
+            }
+            context.set_reading(reading);
+        };
+        if !self.reading_blocks {
+            read();
+        } else if let Err(error) = tokio::task::spawn_blocking(read).await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+
+    /// Sets what the arbiter goes by, and what the Node says.
+    fn set_reading(&self, reading: Reading) {
+        let known = capacity::gpus(&reading.gpus);
+        self.board(|board| {
+            board.capacity.gpus = known;
+            board.reading = reading;
+        });
+    }
+
+    /// What was read of the cards last.
+    pub(crate) fn reading(&self) -> Reading {
+        self.board(|board| board.reading.clone())
     }
 
     /// Finds the address of this node, if it is not known yet.
@@ -257,7 +303,7 @@ pub async fn run(
     let attached = options.runner.attach().await.map_err(RunError::Attach)?;
     let facts = node::Facts::gather(&options);
     let mut inventory = node::open_inventory(&options).await;
-    let reading = inventory.read(&crate::gpu::Roots::default());
+    let reading = inventory.read(&Roots::default());
     let context = Arc::new(Context {
         board: Mutex::new(Board {
             capacity: Capacity {
@@ -270,20 +316,19 @@ pub async fn run(
         leaving_changed: Notify::new(),
         renewed: Notify::new(),
         lingering_changed: Notify::new(),
+        room_changed: Notify::new(),
         client,
         options,
         facts,
+        cards_are_live: inventory.is_live(),
+        reading_blocks: inventory.blocks(),
+        inventory: Mutex::new(inventory),
     });
-    context.set_gpus(&reading.gpus);
+    context.set_reading(reading);
     context.find_address().await;
     // The Lease goes on while the jobs are being stopped, so the node's part ends last.
     let node_shutdown = CancellationToken::new();
-    let keeper = node::keep(
-        Arc::clone(&context),
-        inventory,
-        reading,
-        node_shutdown.clone(),
-    );
+    let keeper = node::keep(Arc::clone(&context), node_shutdown.clone());
     let jobs = async {
         let shell = shell::Shell::new(Arc::clone(&context), attached);
         let result = tokio::select! {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fake::{Fake, Fault};
 use super::{Clock, Options, RunError, run};
-use crate::gpu::{GpuSource, SimGpus};
+use crate::gpu::{GpuSource, SimGpus, SimGuests};
 use crate::runner::Runner;
 use crate::sim::SimRunner;
 
@@ -25,6 +25,7 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/gctl-node-lease/lea
 struct World {
     fake: Fake,
     machine: Arc<SimRunner>,
+    guests: SimGuests,
     clock: Clock,
     boot_id: String,
     agent: Option<Agent>,
@@ -44,6 +45,7 @@ impl World {
         let mut world = Self {
             fake: Fake::default(),
             machine: Arc::new(SimRunner::new(Arc::clone(&clock), 1)),
+            guests: SimGuests::default(),
             clock,
             boot_id: "boot-1".to_owned(),
             agent: None,
@@ -55,7 +57,8 @@ impl World {
     fn begin(&mut self) {
         let machine: Arc<dyn Runner> = Arc::<SimRunner>::clone(&self.machine);
         let mut options = Options::new("n1", machine);
-        options.gpus = GpuSource::Simulated("2x24Gi".parse::<SimGpus>().expect("well formed"));
+        let gpus: SimGpus = "2x24Gi".parse().expect("well formed");
+        options.gpus = GpuSource::Visited(gpus, self.guests.clone());
         options.clock = Arc::clone(&self.clock);
         options.boot_id = Some(self.boot_id.clone());
         options.cpu_millis = Some(4000);
@@ -563,3 +566,5 @@ life!(
         );
     }
 );
+
+mod looks;

@@ -18,7 +18,7 @@ use crds::node::GpuStatus;
 
 use crate::attempt::AttemptId;
 pub(crate) use assemble::links_in_short;
-pub use simulated::{SIM_GPUS_HELP, SimGpus, SimGpusError};
+pub use simulated::{SIM_GPUS_HELP, SimGpus, SimGpusError, SimGuests};
 
 /// Where GPUs come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum GpuSource {
     None,
     /// Simulated cards.
     Simulated(SimGpus),
+    /// Simulated cards, and on them processes that are no job's and come and go.
+    Visited(SimGpus, SimGuests),
 }
 
 /// Which processes belong to which attempts: the root process of each.
@@ -60,6 +62,7 @@ pub(crate) struct Inventory {
 
 enum Kind {
     Fixed(Reading),
+    Visited(Reading, SimGuests),
     Nvml(Box<nvml::Cards>),
 }
 
@@ -72,6 +75,13 @@ impl Inventory {
                 gpus: gpus.cards(node_name),
                 driver_version: None,
             }),
+            GpuSource::Visited(gpus, guests) => {
+                let reading = Reading {
+                    gpus: gpus.cards(node_name),
+                    driver_version: None,
+                };
+                Kind::Visited(reading, guests.clone())
+            }
             GpuSource::Nvml => match nvml::Cards::open() {
                 Ok(cards) => Kind::Nvml(Box::new(cards)),
                 Err(reason) => {
@@ -83,15 +93,20 @@ impl Inventory {
         Self { kind }
     }
 
-    /// Whether a reading can change, and reading blocks.
+    /// Whether a reading can change.
     pub(crate) fn is_live(&self) -> bool {
+        !matches!(self.kind, Kind::Fixed(_))
+    }
+
+    /// Whether reading blocks.
+    pub(crate) fn blocks(&self) -> bool {
         matches!(self.kind, Kind::Nvml(_))
     }
 
     /// The most memory that an attempt was seen with on each card.
     pub(crate) fn peaks_of(&self, id: &AttemptId) -> BTreeMap<String, u64> {
         match &self.kind {
-            Kind::Fixed(_) => BTreeMap::new(),
+            Kind::Fixed(_) | Kind::Visited(..) => BTreeMap::new(),
             Kind::Nvml(cards) => cards.peaks_of(id),
         }
     }
@@ -100,6 +115,10 @@ impl Inventory {
     pub(crate) fn read(&mut self, roots: &Roots) -> Reading {
         match &mut self.kind {
             Kind::Fixed(reading) => reading.clone(),
+            Kind::Visited(reading, guests) => Reading {
+                gpus: guests.on(&reading.gpus),
+                driver_version: None,
+            },
             Kind::Nvml(cards) => cards.read(roots),
         }
     }

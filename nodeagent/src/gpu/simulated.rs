@@ -1,10 +1,12 @@
 //! Simulated GPUs, for laptops, tests and demonstrations, described as [`SIM_GPUS_HELP`] says. They are made-up readings, and
 //! what is made of them is what is made of real ones.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crds::Quantity;
-use crds::node::GpuStatus;
+use crds::node::{ForeignUse, GpuStatus};
 
 use super::assemble::{Device, Memory, RawGpu, RawSlice, Wiring, assemble};
 use super::pci::{Address, Place};
@@ -63,6 +65,57 @@ struct SimSlice {
     profile: String,
     parts: u32,
     bytes: u64,
+}
+
+/// Processes that are no job's on simulated cards, as the simulation wants them. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct SimGuests(Arc<Mutex<BTreeMap<(u32, u32), Guest>>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Guest {
+    bytes: u64,
+    peak_bytes: u64,
+}
+
+impl PartialEq for SimGuests {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SimGuests {}
+
+impl SimGuests {
+    /// From now on the process holds so many bytes of the card with this index; with none it is gone.
+    pub fn set(&self, card: u32, pid: u32, bytes: Option<u64>) {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match bytes {
+            Some(bytes) => {
+                let guest = guests.entry((card, pid)).or_default();
+                guest.bytes = bytes;
+                guest.peak_bytes = guest.peak_bytes.max(bytes);
+            }
+            None => {
+                guests.remove(&(card, pid));
+            }
+        }
+    }
+
+    /// The cards with these processes on them.
+    pub(crate) fn on(&self, cards: &[GpuStatus]) -> Vec<GpuStatus> {
+        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let visited = cards.iter().cloned().map(|mut card| {
+            for ((_, pid), guest) in guests.range((card.index, 0)..=(card.index, u32::MAX)) {
+                card.used_bytes = card.used_bytes.map(|used| used.saturating_add(guest.bytes));
+                card.foreign.push(ForeignUse {
+                    pid: *pid,
+                    peak_bytes: guest.peak_bytes,
+                });
+            }
+            card
+        });
+        visited.collect()
+    }
 }
 
 /// Why a list of simulated GPUs cannot be read.

@@ -22,8 +22,8 @@ pub(crate) fn could_ever(
         return Err(Misfit::NotPinned);
     }
     let water = &state.high_water;
-    let mut paths = needs.directories.iter();
-    if let Some(path) = paths.find(|path| water.offers_directory(path) == Some(false)) {
+    let offers = |path: &str| water.offers_directory(path);
+    if let Some(path) = needs.missing_directory(name, offers) {
         return Err(Misfit::Directory { path: path.clone() });
     }
     if needs.cpu > water.cpu {

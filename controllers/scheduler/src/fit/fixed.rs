@@ -19,9 +19,9 @@ pub(super) fn misfit(needs: &Requirements, name: &NodeName, node: &Node) -> Opti
     if let Some(tag) = needs.needs.iter().find(|tag| !node.offers.contains(*tag)) {
         return Some(Misfit::Needs { tag: tag.clone() });
     }
-    let mut paths = needs.directories.iter();
     // A node that does not say what it has is tried: its agent looks before the start.
-    if let Some(path) = paths.find(|path| node.offers_directory(path) == Some(false)) {
+    let offers = |path: &str| node.offers_directory(path);
+    if let Some(path) = needs.missing_directory(name, offers) {
         return Some(Misfit::Directory { path: path.clone() });
     }
     let hard = node

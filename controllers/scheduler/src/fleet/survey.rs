@@ -215,6 +215,7 @@ impl Fleet {
         });
         needs.node_name.is_some()
             || !needs.avoid.is_empty()
+            || !needs.lacking.is_empty()
             || needs.node_selector.keys().any(named)
             || wished.any(named)
     }
@@ -376,7 +377,8 @@ impl Cluster {
         };
         for row in &self.fleet.rows {
             let known = &mut known[row.water as usize];
-            if known.is_none() {
+            // What was looked for in vain goes by the names of nodes.
+            if known.is_none() || !needs.lacking.is_empty() {
                 *known = judge(row);
             }
             count(&mut tallies, row, known.as_ref()?);

@@ -165,6 +165,8 @@ pub struct Requirements {
     pub tolerations: Vec<Toleration>,
     /// Nodes that it is not offered for now, for example because they refused it lately.
     pub avoid: BTreeSet<NodeName>,
+    /// Nodes on which its directories were looked for in vain; they are not offered to it.
+    pub lacking: BTreeSet<NodeName>,
     /// May it be given a MIG slice?
     pub slices: Slices,
     /// How its GPUs must at least be joined to each other, directly or over others of its own; better is preferred anyway.
@@ -178,6 +180,17 @@ pub struct Requirements {
 }
 
 impl Requirements {
+    /// A directory that the node has not got: by what it says, or because it was looked for there in vain. Which of them that
+    /// was is not known, so the first stands for all.
+    pub(crate) fn missing_directory(
+        &self,
+        node: &NodeName,
+        offers: impl Fn(&str) -> Option<bool>,
+    ) -> Option<&Arc<str>> {
+        let mut paths = self.directories.iter();
+        paths.find(|path| self.lacking.contains(node) || offers(path) == Some(false))
+    }
+
     /// The same needs in the form that they are compared in: the model in lower case, paths without `.`, `..` and
     /// doubled slashes.
     #[must_use]

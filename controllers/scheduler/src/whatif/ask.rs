@@ -256,7 +256,14 @@ impl<'a> Ask<'a> {
             |needs| needs.directories.clear(),
             |facts| {
                 let lacks = |path: &&Arc<str>| facts.offers_directory(path) == Some(false);
-                Change::Directories(needs.directories.iter().filter(lacks).cloned().collect())
+                let lacking = needs.directories.iter().filter(lacks);
+                let lacking: BTreeSet<_> = lacking.cloned().collect();
+                // Which of them its agent did not find is not known.
+                Change::Directories(if lacking.is_empty() {
+                    needs.directories.clone()
+                } else {
+                    lacking
+                })
             },
         ));
         let anything = Toleration {

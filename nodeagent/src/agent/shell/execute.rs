@@ -22,11 +22,12 @@ impl Shell {
     pub(super) fn reconcile(&mut self, uid: &str) {
         let context = Arc::clone(&self.context);
         let now = context.now();
+        let mut look_again = None;
+        let look = self.look(uid);
         let (misfit, endpoint) = self.look_for_room(uid);
         let Some(slot) = self.jobs.get(uid) else {
             return;
         };
-        let mut look_again = None;
         let locals: Vec<Local<'_>> = self
             .attempts
             .range(first_of(uid)..)
@@ -80,6 +81,7 @@ impl Shell {
             locals,
             misfit,
             endpoint,
+            look,
             in_contact: context.in_contact(),
             // Before all that is bound here was seen once, members of gangs may hold room that is not known of.
             closing: self.closing || self.leaving || !self.listed,
@@ -125,34 +127,47 @@ impl Shell {
         if !at_stake {
             return None;
         }
-        let held = self
-            .attempts
-            .iter()
-            .filter(|(id, attempt)| {
-                attempt.ended.is_none() && !(id.uid == uid && id.attempt == status.attempt)
-            })
-            .map(|(_, attempt)| &attempt.charge);
-        // Claims that are being written hold their room, too.
-        let claiming: Vec<Charge> = self
-            .jobs
-            .iter()
-            .filter(|(other, slot)| *other != uid && slot.operations > 0 && slot.hold.is_none())
-            .filter_map(|(other, slot)| match &slot.seen {
-                Known::Job { job, .. } => {
-                    let status = job.status.as_ref()?;
-                    let known = self.attempts.contains_key(&AttemptId {
-                        uid: other.clone(),
-                        attempt: status.attempt,
-                    });
-                    let binding = status.binding.as_ref()?;
-                    (!known && status.outcome.is_none()).then(|| environment::charge(binding))
-                }
-                Known::Unverified { .. } | Known::Gone => None,
-            })
-            .collect();
+        let claiming = self.claiming(uid);
+        let held = self.held_beside(uid, status.attempt);
+        let held = held.map(|(_, charge)| charge);
+        let held = held.chain(claiming.iter().map(|(_, charge)| charge));
+        let held = held.chain(self.held_by_members(uid).map(|(_, charge)| charge));
         let wanted = environment::charge(binding);
-        let held = held.chain(&claiming).chain(self.held_by_members(uid));
         capacity::misfit(&self.context.capacity(), held, &wanted)
+    }
+
+    /// What attempts here hold, but for this one.
+    pub(super) fn held_beside<'a>(
+        &'a self,
+        uid: &'a str,
+        attempt: u32,
+    ) -> impl Iterator<Item = (&'a AttemptId, &'a Charge)> {
+        let others = self.attempts.iter().filter(move |(id, known)| {
+            known.ended.is_none() && !(id.uid == uid && id.attempt == attempt)
+        });
+        others.map(|(id, known)| (id, &known.charge))
+    }
+
+    /// What claims of other jobs will hold that are being written: they hold their room, too. Who only looks holds nothing.
+    pub(super) fn claiming(&self, uid: &str) -> Vec<(AttemptId, Charge)> {
+        let others = self.jobs.iter();
+        let others = others.filter(|(other, slot)| {
+            *other != uid && slot.operations > 0 && slot.hold.is_none() && !slot.looks.under_way
+        });
+        let claims = others.filter_map(|(other, slot)| match &slot.seen {
+            Known::Job { job, .. } => {
+                let status = job.status.as_ref()?;
+                let id = AttemptId {
+                    uid: other.clone(),
+                    attempt: status.attempt,
+                };
+                let known = self.attempts.contains_key(&id);
+                let binding = status.binding.as_ref()?;
+                (!known && status.outcome.is_none()).then(|| (id, environment::charge(binding)))
+            }
+            Known::Unverified { .. } | Known::Gone => None,
+        });
+        claims.collect()
     }
 
     pub(super) fn execute(&mut self, uid: &str, action: Action) {
@@ -170,6 +185,7 @@ impl Shell {
                     Done::Job(uid, read.map(|job| job.map(Box::new)))
                 });
             }
+            Action::Look => self.begin_look(uid),
             Action::Write(why, next) => {
                 let Known::Job { job, .. } = &slot.seen else {
                     return;
@@ -273,6 +289,7 @@ impl Shell {
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
             Done::Job(uid, result) => self.on_answer(&uid, result),
+            Done::Looked(uid, found) => self.on_looked(&uid, found),
             Done::Started(id, result) => self.on_started(&id, result),
             Done::Stopped(id, kill_at, passed_on) => {
                 if let Some(attempt) = self.attempts.get_mut(&id)

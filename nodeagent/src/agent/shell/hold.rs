@@ -71,7 +71,10 @@ fn wanted(status: &JobStatus, node: &str) -> Option<Charge> {
 
 impl Shell {
     /// What members of gangs other than this job hold, and the ledger says nothing of.
-    pub(super) fn held_by_members<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Charge> {
+    pub(super) fn held_by_members<'a>(
+        &'a self,
+        uid: &'a str,
+    ) -> impl Iterator<Item = (AttemptId, &'a Charge)> {
         let others = self.jobs.iter().filter(move |(other, _)| *other != uid);
         others.filter_map(|(other, slot)| {
             let hold = slot.hold.as_ref()?;
@@ -79,7 +82,7 @@ impl Shell {
                 uid: other.clone(),
                 attempt: hold.attempt,
             };
-            (!self.attempts.contains_key(&id)).then_some(&hold.charge)
+            (!self.attempts.contains_key(&id)).then_some((id, &hold.charge))
         })
     }
 

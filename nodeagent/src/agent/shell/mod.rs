@@ -5,6 +5,7 @@
 
 mod execute;
 mod hold;
+mod look;
 mod news;
 mod output;
 
@@ -61,6 +62,7 @@ struct JobSlot {
     not_before: Option<Instant>,
     /// When it is looked at again without any news.
     timer: Option<Instant>,
+    looks: look::Looks,
 }
 
 impl JobSlot {
@@ -76,6 +78,7 @@ impl JobSlot {
             failures: 0,
             not_before: None,
             timer: None,
+            looks: look::Looks::default(),
         }
     }
 }
@@ -111,6 +114,7 @@ struct Attempt {
 
 enum Done {
     Job(String, Result<Option<Box<Job>>, CallError>),
+    Looked(String, look::Found),
     Started(AttemptId, Result<(), StartError>),
     Stopped(AttemptId, Timestamp, bool),
     Thawed(AttemptId, bool),
