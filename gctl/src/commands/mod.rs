@@ -1,5 +1,6 @@
 //! One file a command. Each takes its arguments and a [`Session`](crate::session::Session), and gives how it ended.
 
+mod advice;
 pub mod apply;
 pub mod cancel;
 pub mod completion;

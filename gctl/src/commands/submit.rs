@@ -6,7 +6,7 @@ use crds::job::{ArraySpec, EnvVar, GpuRequirements, Interconnect, JobSpec, Resou
 use crds::{Job, Quantity};
 use serde_json::Value;
 
-use super::{DryRun, apply, logs, why};
+use super::{DryRun, advice, apply, logs, why};
 use crate::api;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -159,8 +159,10 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         name: name.clone(),
     };
     let dry = args.dry_run != DryRun::None;
-    if args.dry_run == DryRun::Server {
-        Box::pin(foretell(session, made.clone())).await?;
+    match args.dry_run {
+        DryRun::Server => Box::pin(foretell(session, made.clone())).await?,
+        DryRun::None => Box::pin(advise(session, made.clone())).await,
+        DryRun::Client => {}
     }
     match &format {
         // Somebody who asks what would be made wants to see it, not its name.
@@ -180,6 +182,16 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         return Ok(Exit::Ok);
     }
     stay(session, &target, args.logs).await
+}
+
+/// Warns of what may keep a job waiting for long. Whoever may not look gets no warning.
+async fn advise(session: &mut Session, made: Value) {
+    let Some(job) = follow::read_job(made) else {
+        return;
+    };
+    for line in advice::of(session, &job).await.unwrap_or_default() {
+        session.output.say(format!("Warning: {line}"));
+    }
 }
 
 /// Says where a job would go and what it would displace.

@@ -111,6 +111,18 @@ fn index(nodes: &[Node]) -> GpuIndex {
     gpus
 }
 
+/// Why the last node that a waiting job was bound to did not take it.
+fn handed_back(status: &JobStatus) -> String {
+    let last = status.attempts.last().filter(|last| {
+        status.binding.is_none() && last.attempt == status.attempt && last.start_time.is_none()
+    });
+    let told = last.and_then(|last| Some((last.node_name.as_deref()?, last.reason.as_deref()?)));
+    told.map_or_else(String::new, |(node, reason)| {
+        let reason = reason.strip_prefix("Refused: ").unwrap_or(reason);
+        format!("by {node}: {reason}")
+    })
+}
+
 impl Wall {
     fn show(&self, time: Millis) -> String {
         let Ok(time) = Timestamp::from_millisecond(time.0) else {
@@ -180,6 +192,7 @@ impl Answer {
             }
             None => row("Why", self.aside(&status)),
         }
+        row("Handed back", handed_back(&status));
         let waiting = status.waiting.as_ref();
         let reservation = waiting.and_then(|waiting| waiting.reservation.as_ref());
         row(
@@ -469,6 +482,24 @@ fn displaced(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_until_the_job_is_bound_again() {
+        let mut status = JobStatus {
+            attempt: 3,
+            attempts: vec![crds::job_status::AttemptRecord {
+                attempt: 3,
+                node_name: Some("n1".to_owned()),
+                reason: Some("Refused: GPU 0 has 1.5 of 10.0 GiB free".to_owned()),
+                ..Default::default()
+            }],
+            ..JobStatus::default()
+        };
+        let told = "by n1: GPU 0 has 1.5 of 10.0 GiB free";
+        assert_eq!(handed_back(&status), told);
+        status.binding = Some(crds::job_status::Binding::default());
+        assert_eq!(handed_back(&status), "");
+    }
 
     #[test]
     fn a_time_is_local_and_as_short_as_it_can_be() {

@@ -1,0 +1,327 @@
+//! What is worth knowing of a job at the moment it is queued: that nothing offers what it asks for, or whom it waits behind.
+//!
+//! The job is queued all the same: nodes come and go. The judgement is the scheduling core's, over the nodes as they are now
+//! with no job on them, so it costs a look at the nodes and not at the queue. A job that several nodes could take is let go
+//! without a word.
+
+use std::collections::BTreeSet;
+
+use controllers::{Objects, Snapshot};
+use crds::{Job, Node};
+use jiff::Timestamp;
+use scheduler::explain::Standing;
+use scheduler::{Millis, ReasonClass, Settings};
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::follow;
+use crate::session::{Selection, Session};
+
+/// Most nodes and jobs that are named.
+const MOST_NAMED: usize = 8;
+
+/// What there is to say of a job that was just queued, or is about to be; nothing where all is well.
+///
+/// # Errors
+/// When nodes, queues or profiles cannot be read.
+pub(super) async fn of(session: &mut Session, job: &Job) -> Result<Vec<String>, Error> {
+    let mut objects = Objects {
+        nodes: read(session, "nodes.gctl.dev", "").await?,
+        queues: read(session, "queues.gctl.dev", "").await?,
+        profiles: read(session, "profiles.gctl.dev", "").await?,
+        jobs: Vec::new(),
+    };
+    let now = (session.clock)();
+    let inhabited = objects.nodes.clone();
+    objects.nodes.iter_mut().for_each(empty);
+    match judge(&objects, job, now) {
+        Verdict::Fine => Ok(Vec::new()),
+        Verdict::Said(line) => Ok(vec![line]),
+        Verdict::Only(name) => {
+            let is_it = |node: &Node| node.metadata.name.as_deref() == Some(&name);
+            objects.nodes = inhabited.into_iter().filter(is_it).collect();
+            let bound = format!("status.binding.nodeName={name}");
+            objects.jobs = read(session, "jobs.gctl.dev", &bound).await?;
+            Ok(behind(&objects, job, &name, now).into_iter().collect())
+        }
+    }
+}
+
+/// The objects of a kind that a field selector selects.
+async fn read<K: DeserializeOwned>(
+    session: &mut Session,
+    kind: &str,
+    fields: &str,
+) -> Result<Vec<K>, Error> {
+    let resource = session.resource(kind).await?;
+    let selection = Selection {
+        fields: fields.to_owned(),
+        ..Selection::default()
+    };
+    let (items, _) = session.list(&resource, None, &selection).await?;
+    let read = items.into_iter().map(|item| {
+        serde_json::from_value(item).map_err(|error| Error::BadAnswer {
+            attempted: format!("read {kind}"),
+            reason: error.to_string(),
+        })
+    });
+    read.collect()
+}
+
+/// What the nodes alone say.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Several nodes could take it.
+    Fine,
+    /// This node alone could.
+    Only(String),
+    /// None could, or it is not known what it needs.
+    Said(String),
+}
+
+/// The node as if no job were on it: what jobs use is not in the way.
+fn empty(node: &mut Node) {
+    let gpus = node.status.iter_mut().flat_map(|status| &mut status.gpus);
+    for gpu in gpus {
+        let by_jobs = gpu.attributed.iter().map(|one| one.used_bytes);
+        let by_jobs = by_jobs.fold(0, u64::saturating_add);
+        gpu.used_bytes = gpu.used_bytes.map(|used| used.saturating_sub(by_jobs));
+        gpu.attributed.clear();
+        gpu.holders.clear();
+    }
+}
+
+fn settled() -> Settings {
+    Settings {
+        settled_at: Millis(0),
+        ..Settings::default()
+    }
+}
+
+fn judge(objects: &Objects, job: &Job, now: Timestamp) -> Verdict {
+    if objects.nodes.is_empty() || job.spec.suspend == Some(true) {
+        return Verdict::Fine;
+    }
+    if let Some(pin) = &job.spec.node_name {
+        let names: BTreeSet<&str> = names(&objects.nodes);
+        if !names.contains(pin.as_str()) {
+            return Verdict::Said(format!(
+                "no node is called `{pin}`; known nodes: {}",
+                some(names.into_iter())
+            ));
+        }
+    }
+    let mut snapshot = Snapshot::of(objects, settled(), now);
+    let candidate = match snapshot.candidate(job, objects, now) {
+        Ok(candidate) => candidate,
+        Err(withheld) => {
+            let queues = objects.queues.iter();
+            let queues = queues.filter_map(|queue| queue.metadata.name.as_deref());
+            let known = match withheld.reason() {
+                "QueueNotFound" => format!("; known queues: {}", some(queues)),
+                _ => String::new(),
+            };
+            return Verdict::Said(format!("it will wait: {withheld}{known}"));
+        }
+    };
+    let id = candidate.uid.clone();
+    snapshot.cluster.upsert_job(candidate);
+    match snapshot.cluster.explain(&id) {
+        Some(Standing::Never(why)) => Verdict::Said(why.to_string()),
+        Some(Standing::Waits(why)) => {
+            let others = match why.class() {
+                ReasonClass::InsufficientVram | ReasonClass::InsufficientGpus => {
+                    "; processes that are no job's hold the rest"
+                }
+                _ => "",
+            };
+            Verdict::Said(format!("even without other jobs, {why}{others}"))
+        }
+        Some(Standing::Fits(_)) => match snapshot.cluster.scores(&id, 2).as_slice() {
+            [only] => Verdict::Only(only.node.to_string()),
+            _ => Verdict::Fine,
+        },
+        Some(Standing::Bound(_)) | None => Verdict::Fine,
+    }
+}
+
+/// Whom the job waits behind on the only node that could take it, if that is busy.
+fn behind(objects: &Objects, job: &Job, node: &str, now: Timestamp) -> Option<String> {
+    let mut snapshot = Snapshot::of(objects, settled(), now);
+    let candidate = snapshot.candidate(job, objects, now).ok()?;
+    let id = candidate.uid.clone();
+    let wants_gpus = candidate.requirements.gpus.count() > 0;
+    snapshot.cluster.upsert_job(candidate);
+    let Some(Standing::Waits(_)) = snapshot.cluster.explain(&id) else {
+        return None;
+    };
+    let others = objects.jobs.iter().filter(|other| {
+        let binding = other.status.as_ref().and_then(|s| s.binding.as_ref());
+        let in_the_way = binding.is_some_and(|binding| !wants_gpus || !binding.gpus.is_empty());
+        in_the_way && !follow::phase_of(other).is_terminal()
+    });
+    let others: Vec<&str> = others
+        .filter_map(|other| other.metadata.name.as_deref())
+        .collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "only {node} could take it, and that is busy: it queues behind {}",
+            some(others.into_iter())
+        )
+    })
+}
+
+fn names(nodes: &[Node]) -> BTreeSet<&str> {
+    let names = nodes.iter();
+    names
+        .filter_map(|node| node.metadata.name.as_deref())
+        .collect()
+}
+
+/// The first few of some names.
+fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = names.collect();
+    let shown = all[..all.len().min(MOST_NAMED)].join(", ");
+    match all.len().saturating_sub(MOST_NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn node(name: &str, gpus: Value) -> Node {
+        serde_json::from_value(json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Node", "metadata": {"name": name}, "spec": {},
+            "status": {
+                "capacity": {"cpu": "8", "memory": "64Gi", "gpus": 1},
+                "conditions": [{"type": "Ready", "status": "True", "reason": "r", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+                "gpus": gpus,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn card(more: Value) -> Value {
+        let mut card = json!({"uuid": "GPU-a", "index": 0, "model": "NVIDIA H200", "memoryBytes": 24 * GIB,
+            "usedBytes": 0});
+        for (key, value) in more.as_object().unwrap() {
+            card[key] = value.clone();
+        }
+        json!([card])
+    }
+
+    fn job(spec: Value) -> Job {
+        let mut job: Job = serde_json::from_value(json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Job", "metadata": {"name": "j", "uid": "u"},
+            "spec": {"command": ["x"]},
+        }))
+        .unwrap();
+        let mut whole = serde_json::to_value(&job.spec).unwrap();
+        for (key, value) in spec.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        job.spec = serde_json::from_value(whole).unwrap();
+        job
+    }
+
+    fn judged(nodes: Vec<Node>, spec: Value) -> Verdict {
+        let mut objects = Objects {
+            nodes,
+            ..Objects::default()
+        };
+        objects.nodes.iter_mut().for_each(empty);
+        judge(
+            &objects,
+            &job(spec),
+            Timestamp::from_second(1_800_000_000).unwrap(),
+        )
+    }
+
+    fn two() -> Vec<Node> {
+        vec![node("a", card(json!({}))), node("b", card(json!({})))]
+    }
+
+    #[test]
+    fn what_nothing_offers_is_said_with_names() {
+        let rows = [
+            (
+                json!({"nodeName": "c"}),
+                "no node is called `c`; known nodes: a, b",
+            ),
+            (json!({"needs": ["docker"]}), "`docker`"),
+            (
+                json!({"nodeSelector": {"kubernetes.io/arch": "arm64"}}),
+                "kubernetes.io/arch=arm64",
+            ),
+            (
+                json!({"resources": {"gpus": 1, "gpu": {"model": "B200"}}}),
+                "B200",
+            ),
+            (
+                json!({"resources": {"vram": "80Gi"}}),
+                "no known node could ever run it",
+            ),
+            (json!({"queue": "nowhere"}), "there is no queue `nowhere`"),
+        ];
+        for (spec, words) in rows {
+            match judged(two(), spec) {
+                Verdict::Said(line) => assert!(line.contains(words), "{line}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_that_several_nodes_could_take_is_let_go_without_a_word() {
+        assert_eq!(
+            judged(two(), json!({"resources": {"vram": "10Gi"}})),
+            Verdict::Fine
+        );
+        assert_eq!(
+            judged(vec![], json!({"nodeName": "c"})),
+            Verdict::Fine,
+            "nobody is there yet"
+        );
+    }
+
+    #[test]
+    fn cards_that_others_have_filled_are_told_apart_from_those_that_jobs_fill() {
+        let foreign =
+            json!({"usedBytes": 20 * GIB, "foreign": [{"pid": 7, "peakBytes": 20 * GIB}]});
+        let wanted = json!({"resources": {"vram": "10Gi"}});
+        match judged(vec![node("a", card(foreign.clone()))], wanted.clone()) {
+            Verdict::Said(line) => {
+                assert!(line.contains("of 10.0 GiB free"), "{line}");
+                assert!(
+                    line.ends_with("processes that are no job's hold the rest"),
+                    "{line}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        let one_is_free = vec![node("a", card(foreign)), node("b", card(json!({})))];
+        assert_eq!(
+            judged(one_is_free, wanted.clone()),
+            Verdict::Only("b".to_owned())
+        );
+        let used = json!({"usedBytes": 20 * GIB, "attributed": [{"jobUid": "h", "attempt": 1,
+            "usedBytes": 20 * GIB, "peakBytes": 20 * GIB}]});
+        let by_jobs = vec![node("a", card(used))];
+        assert_eq!(judged(by_jobs, wanted), Verdict::Only("a".to_owned()));
+    }
+
+    #[test]
+    fn names_are_not_told_without_end() {
+        let names: Vec<String> = (0..20).map(|at| format!("n{at:02}")).collect();
+        let told = some(names.iter().map(String::as_str));
+        assert!(told.ends_with("n07 and 12 more"), "{told}");
+    }
+}
