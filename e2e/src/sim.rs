@@ -241,6 +241,7 @@ impl Sim {
         options.memory_bytes = Some(64 << 30);
         options.boot_id = Some(format!("{}-boot-{}", machine.name, machine.boots));
         options.default_user = Some("root".to_owned());
+        options.checkpoint_root = Some("/checkpoints".to_owned());
         let client = machine.transport.client();
         machine.agent = Some(tokio::spawn(async move {
             let ended = nodeagent::run(client, options, CancellationToken::new()).await;

@@ -226,6 +226,36 @@ async fn a_preemption_takes_the_least_and_the_victim_runs_again_in_its_old_place
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_victim_is_who_loses_least_since_its_checkpoint_and_it_resumes() -> Result<()> {
+    let sim = Sim::start(Settings::default()).await?;
+    let trains = |words: &[&str]| json!({"command": [&["sim", "resume"], words].concat(), "resources": {"gpus": 1}, "preemptible": true});
+    // `saves` was started first, so that without its checkpoint it would be the dearer one.
+    let saves = trains(&["sleep=100", "checkpoint", "sleep=300"]);
+    sim.submit("saves", saves).await?;
+    tokio::time::sleep(SETTLED).await;
+    sim.submit("hopes", trains(&["sleep=400"])).await?;
+    let told = |jobs: &BTreeMap<String, Job>| status(&jobs["saves"]).checkpoint.is_some();
+    let jobs = sim.run_until(Duration::from_mins(3), told).await?;
+    let checkpoint = status(&jobs["saves"]).checkpoint.context("told")?;
+    assert_eq!(checkpoint.attempt, 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let urgent = with(sleeps(10, json!({"gpus": 1})), json!({"priority": 90}));
+    sim.submit("urgent", urgent).await?;
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert_eq!(status(&jobs["saves"]).attempt, 2, "it lost less");
+    assert_eq!(status(&jobs["hopes"]).attempt, 1);
+    for (attempt, expected) in [(1, "resumed 0\n"), (2, "resumed 1\n")] {
+        let uri = format!(
+            "/apis/streams.gctl.dev/v1/namespaces/default/jobs/saves/log?attempt={attempt}"
+        );
+        let request = http::Request::get(uri).body(Vec::new())?;
+        let log = sim.client().request_text(request).await?;
+        assert_eq!(log, expected, "attempt {attempt}");
+    }
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_is_displaced_who_is_not_preemptible_or_not_of_lower_priority() -> Result<()> {
     let sim = Sim::start(Settings::default()).await?;
     sim.submit("firm", sleeps(60, json!({"gpus": 1}))).await?;

@@ -74,6 +74,7 @@ fn request(index: u32) -> StartRequest {
         program: Program::Command(vec!["/bin/true".to_owned()]),
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
         hostfile: None,
+        checkpoint_dir: None,
         working_dir: None,
         run_as: None,
         grace_secs: 30,

@@ -33,7 +33,8 @@ impl AttemptId {
     }
 }
 
-fn is_safe_uid(uid: &str) -> bool {
+/// Whether a uid may name a directory.
+pub(crate) fn is_safe_uid(uid: &str) -> bool {
     !uid.is_empty()
         && uid.len() <= 128
         && uid
@@ -111,6 +112,9 @@ pub struct StartRequest {
     /// when it is of no gang.
     #[serde(default)]
     pub hostfile: Option<String>,
+    /// The directory in which the job keeps its checkpoints, the same for all its attempts; absent when it has none.
+    #[serde(default)]
+    pub checkpoint_dir: Option<String>,
     /// Where it starts; absent: a directory of the attempt's own.
     pub working_dir: Option<String>,
     /// Whom it runs as; absent: the agent's own user.
@@ -175,6 +179,9 @@ pub struct Ended {
     /// attempt holds nothing any more.
     #[serde(default)]
     pub lingering: Option<Vec<i32>>,
+    /// When it said last that its checkpoint is complete, in microseconds since 1970.
+    #[serde(default)]
+    pub checkpointed_micros: Option<i64>,
     /// CPU time of the whole tree in milliseconds.
     pub cpu_millis: Option<u64>,
     /// Largest resident size of any one process of it, in bytes.

@@ -42,6 +42,8 @@ pub(crate) type Secrets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 pub(crate) struct NodeFacts<'a> {
     pub(crate) node_name: &'a str,
     pub(crate) boot_id: &'a str,
+    /// Below which jobs keep their checkpoints, if any do.
+    pub(crate) checkpoint_root: Option<&'a str>,
 }
 
 /// Why a job cannot be started as it is written.
@@ -128,7 +130,9 @@ pub(crate) fn start_request(
     env.extend(own(job, &binding, &id, node));
     env.extend(gang.iter().flat_map(Gang::own));
     let effective = status.effective.as_ref();
+    let root = node.checkpoint_root.filter(|_| keeps_checkpoints(job));
     Ok(StartRequest {
+        checkpoint_dir: root.map(|root| format!("{root}/{}", id.uid)),
         id,
         namespace: job.namespace().unwrap_or_default(),
         name: job.name_any(),
@@ -146,6 +150,20 @@ pub(crate) fn start_request(
         charge: charge(&binding),
         boot_id: node.boot_id.to_owned(),
     })
+}
+
+/// Does the job keep checkpoints? Those do that may run again by their own terms; for the others, making a directory would
+/// be most of what a short job costs.
+pub(crate) fn keeps_checkpoints(job: &Job) -> bool {
+    let effective = job.status.as_ref().and_then(|s| s.effective.as_ref());
+    let displaced = effective.is_some_and(|effective| {
+        effective.preemptible.value || effective.on_node_lost.value == OnNodeLost::Requeue
+    });
+    let spec = &job.spec;
+    let retried = spec.backoff_limit.unwrap_or(0) > 0
+        || spec.oom_retry_limit.unwrap_or(0) > 0
+        || !spec.retry.is_empty();
+    displaced || retried
 }
 
 /// Seconds between TERM and KILL.
@@ -283,6 +301,7 @@ fn own(
         ("GCTL_JOB_UID", id.uid.clone()),
         ("GCTL_ATTEMPT", id.attempt.to_string()),
         ("GCTL_NODE_NAME", node.node_name.to_owned()),
+        ("GCTL_GRACE_SECONDS", grace_secs(job).to_string()),
         ("GCTL_GPUS", binding.gpus.len().to_string()),
         ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned()),
         ("CUDA_VISIBLE_DEVICES", binding.gpus.join(",")),
@@ -343,6 +362,7 @@ mod tests {
         let node = NodeFacts {
             node_name: "n",
             boot_id: "b",
+            checkpoint_root: Some("/saved"),
         };
         let request = start_request(job, &node, &user(), secrets)?;
         Ok(request.env.into_iter().collect())
@@ -372,6 +392,7 @@ mod tests {
             "CUDA_VISIBLE_DEVICES",
             "GCTL_ATTEMPT",
             "GCTL_GPUS",
+            "GCTL_GRACE_SECONDS",
             "GCTL_JOB_NAME",
             "GCTL_JOB_NAMESPACE",
             "GCTL_JOB_UID",
@@ -514,6 +535,7 @@ mod tests {
             let node = NodeFacts {
                 node_name: "n",
                 boot_id: "b",
+                checkpoint_root: None,
             };
             let request = start_request(job, &node, &user(), &Secrets::new());
             request.expect("complete").hostfile
@@ -553,5 +575,32 @@ mod tests {
             ),
             ("sweep", "4")
         );
+    }
+
+    #[test]
+    fn a_job_that_may_run_again_keeps_its_checkpoints_in_one_place() {
+        let node = |root| NodeFacts {
+            node_name: "n",
+            boot_id: "b",
+            checkpoint_root: root,
+        };
+        let place = |job: &Job, root| {
+            let request = start_request(job, &node(root), &user(), &Secrets::new());
+            request.expect("complete").checkpoint_dir
+        };
+        let mut job = job(&[]);
+        assert_eq!(place(&job, Some("/saved")), None, "it runs once");
+        let effective = Effective {
+            preemptible: crds::job_status::Sourced {
+                value: true,
+                ..Default::default()
+            },
+            ..Effective::default()
+        };
+        if let Some(status) = &mut job.status {
+            status.effective = Some(effective);
+        }
+        assert_eq!(place(&job, Some("/saved")).as_deref(), Some("/saved/u1"));
+        assert_eq!(place(&job, None), None, "the node keeps none");
     }
 }

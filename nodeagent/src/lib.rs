@@ -14,6 +14,7 @@
 pub mod address;
 mod agent;
 pub mod attempt;
+mod checkpoints;
 mod environment;
 pub mod gpu;
 mod ledger;
@@ -25,6 +26,8 @@ mod shim_runner;
 pub mod sim;
 pub mod spawner;
 mod users;
+
+pub use checkpoints::checkpoint_root;
 
 pub use agent::{Clock, Options, RunError, run};
 pub use ledger::KEEP_WORK;

@@ -28,6 +28,14 @@ struct Arguments {
     /// Simulated GPUs instead of real ones, such as `2x24Gi,1x80Gi`; --help says how to describe them.
     #[arg(long, value_name = "GPUS", long_help = SIM_GPUS_HELP)]
     sim_gpus: Option<SimGpus>,
+    /// GPUs that jobs may be given, such as `0,2`: indices in PCI bus order, or UUIDs or their beginnings. Default: all.
+    #[arg(long, value_delimiter = ',')]
+    gpus: Vec<String>,
+    /// Absolute directory below which jobs that may run again keep their checkpoints. On storage that all nodes share, any of
+    /// them resumes a job; nothing there is ever removed. Default: a folder in the data directory, for this node alone, from
+    /// which the checkpoints of deleted jobs are removed after a day.
+    #[arg(long)]
+    checkpoint_root: Option<PathBuf>,
     /// User that jobs run as when they name none. Needed when this agent is root.
     #[arg(long)]
     default_user: Option<String>,
@@ -75,12 +83,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(name) => name,
         None => hostname().context("cannot read the host's name: give --node-name")?,
     };
+    let (root, own) = nodeagent::checkpoint_root(arguments.checkpoint_root, &arguments.data_dir)
+        .context("cannot use the root of checkpoints")?;
     let runner = Arc::new(ShimRunner::new(arguments.data_dir));
     let mut options = Options::new(node_name, runner);
     options.gpus = arguments
         .sim_gpus
         .map_or(GpuSource::Nvml, GpuSource::Simulated);
+    options.only_gpus = arguments.gpus;
     options.default_user = arguments.default_user;
+    options.checkpoint_root = Some(root);
+    options.sweep_checkpoints = own;
     options.address = address;
     options.labels = arguments.labels.into_iter().collect();
     options

@@ -89,15 +89,18 @@ fn boot_time(stat: &str) -> Option<Timestamp> {
 /// Opens the GPUs; NVML may block, a simulation never does.
 pub(crate) async fn open_inventory(options: &Options) -> Inventory {
     let (source, node_name) = (options.gpus.clone(), options.node_name.clone());
+    let only = options.only_gpus.clone();
     if source == crate::gpu::GpuSource::Nvml {
-        let opened =
-            tokio::task::spawn_blocking(move || Inventory::open(&source, &node_name)).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            Inventory::open(&source, &node_name).restricted_to(&only)
+        })
+        .await;
         match opened {
             Ok(inventory) => inventory,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     } else {
-        Inventory::open(&source, &node_name)
+        Inventory::open(&source, &node_name).restricted_to(&only)
     }
 }
 

@@ -98,6 +98,9 @@ pub trait Runner: Send + Sync + 'static {
         offset: u64,
         limit: usize,
     ) -> BoxFuture<'_, Result<Bytes, RunnerError>>;
+    /// When attempts that run said last that their checkpoints are complete, in microseconds since 1970; those that did not
+    /// say so are left out.
+    fn checkpoints(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Vec<(AttemptId, i64)>>;
     /// Forgets ended attempts whose end and output are safe elsewhere.
     fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>>;
     /// The live processes of an attempt, at most a few.

@@ -285,6 +285,16 @@ impl Runner for ShimRunner {
         .boxed()
     }
 
+    fn checkpoints(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Vec<(AttemptId, i64)>> {
+        async move {
+            match self.ledger() {
+                Ok(ledger) => blocking(move || ledger.checkpoints(ids)).await,
+                Err(_) => Vec::new(),
+            }
+        }
+        .boxed()
+    }
+
     fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>> {
         async move {
             let commands = self.link(|link| link.commands.clone())?;

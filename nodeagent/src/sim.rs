@@ -13,6 +13,8 @@
 //! | `linger=SECS` | whatever ends it, something of it stays that long and cannot be killed |
 //! | `env=NAME` | writes `NAME=value` and a newline, as the attempt has it in its environment; without a value, `NAME` |
 //! | `hostfile` | writes the hosts of its gang |
+//! | `checkpoint` | saves its state and says so |
+//! | `resume` | writes `resumed N`, N being how often the job has saved its state on this machine |
 //! | `fail-start=TEXT` | cannot be started, for the reason TEXT |
 //!
 //! An attempt with a fence is frozen, or killed, as a real one is.
@@ -63,6 +65,8 @@ struct Machine {
     contact: u64,
     tasks: JoinSet<()>,
     power: u64,
+    /// How often jobs have saved their state, by uid.
+    saved: BTreeMap<String, u32>,
     /// Directories that are not there, with all below them.
     missing: BTreeSet<String>,
 }
@@ -70,6 +74,8 @@ struct Machine {
 struct Simulated {
     held: Held,
     output: Vec<u8>,
+    /// When it said last that its state is saved.
+    checkpointed: Option<i64>,
     /// Time of KILL, once a stop was asked for.
     kill_at: watch::Sender<Option<Instant>>,
     /// Rung when it may go on.
@@ -86,6 +92,8 @@ enum Step {
     IgnoreTerm,
     FailStart(String),
     Linger(Duration),
+    Checkpoint,
+    Resume,
 }
 
 impl SimRunner {
@@ -185,6 +193,7 @@ impl Runner for SimRunner {
             let simulated = Simulated {
                 held,
                 output: Vec::new(),
+                checkpointed: None,
                 kill_at,
                 thaw: Arc::clone(&thaw),
             };
@@ -264,6 +273,15 @@ impl Runner for SimRunner {
             Ok(Bytes::copy_from_slice(&rest[..rest.len().min(limit)]))
         }
         .boxed()
+    }
+
+    fn checkpoints(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Vec<(AttemptId, i64)>> {
+        let machine = lock(&self.machine);
+        let told = ids.into_iter().filter_map(|id| {
+            let micros = machine.attempts.get(&id)?.checkpointed?;
+            Some((id, micros))
+        });
+        std::future::ready(told.collect()).boxed()
     }
 
     fn forget(&self, ids: Vec<AttemptId>) -> BoxFuture<'_, Result<(), RunnerError>> {
@@ -380,6 +398,8 @@ impl Life {
                 Step::Trap(code) => self.trap = Some(code),
                 Step::IgnoreTerm => self.ignores_term = true,
                 Step::Linger(time) => self.linger = time,
+                Step::Checkpoint => self.checkpoint(ended),
+                Step::Resume => self.resume(),
                 Step::FailStart(reason) => {
                     ended.start_error = Some(reason);
                     ended.started_micros = None;
@@ -388,6 +408,26 @@ impl Life {
             }
         }
         ended.code = Some(0);
+    }
+
+    fn checkpoint(&self, ended: &mut Ended) {
+        let now = self.micros();
+        ended.checkpointed_micros = Some(now);
+        let mut machine = lock(&self.machine);
+        *machine.saved.entry(self.id.uid.clone()).or_default() += 1;
+        if let Some(simulated) = machine.attempts.get_mut(&self.id) {
+            simulated.checkpointed = Some(now);
+        }
+    }
+
+    fn resume(&self) {
+        let mut machine = lock(&self.machine);
+        let saved = machine.saved.get(&self.id.uid).copied().unwrap_or(0);
+        if let Some(simulated) = machine.attempts.get_mut(&self.id) {
+            simulated
+                .output
+                .extend(format!("resumed {saved}\n").bytes());
+        }
     }
 
     /// Sleeps; true when a stop or the limit ended the attempt meanwhile.
@@ -546,6 +586,8 @@ fn step(word: &str, request: &StartRequest, draw: &mut StdRng) -> Option<Step> {
         "linger" => Duration::try_from_secs_f64(value.parse().ok()?)
             .ok()
             .map(Step::Linger),
+        "checkpoint" => Some(Step::Checkpoint),
+        "resume" => Some(Step::Resume),
         "ignore-term" => Some(Step::IgnoreTerm),
         "fail-start" => Some(Step::FailStart(value.to_owned())),
         _ => None,

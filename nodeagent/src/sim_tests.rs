@@ -20,6 +20,7 @@ fn request(uid: &str, words: &[&str]) -> StartRequest {
         program: Program::Command(words.iter().copied().map(str::to_owned).collect()),
         env: Vec::new(),
         hostfile: None,
+        checkpoint_dir: None,
         working_dir: None,
         run_as: None,
         grace_secs: 30,

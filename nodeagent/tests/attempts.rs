@@ -2,6 +2,8 @@
 
 #[path = "attempts/cgroups.rs"]
 mod cgroups;
+#[path = "attempts/checkpoints.rs"]
+mod checkpoints;
 mod common;
 #[path = "attempts/fences.rs"]
 mod fences;
@@ -58,6 +60,8 @@ async fn what_cannot_be_started_says_why() {
         let end = agent.end_of(&id).await;
         assert_eq!(end.code, Some(code), "{end:?}");
         let error = end.start_error.expect("a reason");
+        let log = agent.output(&id).await;
+        assert_eq!(log, format!("gctl: not started: {error}\n"));
         assert!(error.contains(text), "{error}");
     }
 }

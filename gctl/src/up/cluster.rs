@@ -40,6 +40,10 @@ pub(super) struct Plan {
     pub(super) sim_nodes: u32,
     /// By which address jobs on other nodes reach this one, if it was given.
     pub(super) address: Option<Host>,
+    /// The cards of it that jobs may be given; none for all.
+    pub(super) only_gpus: Vec<String>,
+    /// Below which jobs keep their checkpoints, and whether that is this cluster's own.
+    pub(super) checkpoints: (String, bool),
     pub(super) default_user: Option<String>,
     pub(super) scheduling: controllers::Scheduling,
 }
@@ -145,6 +149,9 @@ impl Cluster {
             options.gpus = plan.gpus.clone();
             options.address = AddressSource::new(plan.address.clone(), &connection.server);
             options.default_user.clone_from(&plan.default_user);
+            options.only_gpus.clone_from(&plan.only_gpus);
+            options.checkpoint_root = Some(plan.checkpoints.0.clone());
+            options.sweep_checkpoints = plan.checkpoints.1;
             options.stop_jobs = stop_jobs.clone();
             let end = agents.end.clone();
             agents.tasks.spawn(async move {

@@ -47,6 +47,13 @@ pub struct Args {
     /// IP address or host name by which jobs on other nodes reach this one. Default: the address from which the API is reached
     #[arg(long, value_name = "HOST")]
     pub address: Option<nodeagent::address::Host>,
+    /// GPUs that jobs may be given, such as 0,2: indices in PCI bus order, or UUIDs or their beginnings. Default: all
+    #[arg(long = "gpus", value_name = "LIST", value_delimiter = ',')]
+    pub only_gpus: Vec<String>,
+    /// Absolute directory below which jobs that may run again keep their checkpoints, for storage that is shared with other
+    /// nodes. Default: a folder in the data directory
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint_root: Option<PathBuf>,
     /// User that jobs run as which name none, when this is started by root. Default: who called sudo, else root
     #[arg(long, value_name = "USER")]
     pub run_as: Option<String>,
@@ -120,6 +127,15 @@ async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
         out.say(note);
     }
     let kubeconfig = data_dir.join("kubeconfig");
+    let checkpoints = nodeagent::checkpoint_root(args.checkpoint_root.clone(), &data_dir);
+    let checkpoints = checkpoints.map_err(|source| Error::File {
+        attempted: "use as the root of checkpoints",
+        path: args
+            .checkpoint_root
+            .clone()
+            .unwrap_or_else(|| data_dir.clone()),
+        source,
+    })?;
     let cluster = Cluster::start(
         Plan {
             data_dir,
@@ -127,6 +143,8 @@ async fn start(args: &Args, out: &Output) -> Result<(Cluster, Api), Error> {
             gpus: gpus.source,
             sim_nodes: args.sim_nodes,
             address: args.address.clone(),
+            only_gpus: args.only_gpus.clone(),
+            checkpoints,
             default_user,
             scheduling,
         },

@@ -15,7 +15,7 @@
 mod gang;
 
 use crds::job::OnNodeLost;
-use crds::job_status::{Claim, Endpoint, JobStatus, Release, Stop, StopReason, Usage};
+use crds::job_status::{Checkpoint, Claim, Endpoint, JobStatus, Release, Stop, StopReason, Usage};
 use crds::phase::{self, Exit};
 use crds::{Job, Phase};
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +25,8 @@ use crate::attempt::{Ended, SignalCause};
 
 /// Word that starts the reason of a refusal in the attempt's record.
 pub(crate) const REFUSED: &str = "Refused";
+/// Time from one write of a running attempt's checkpoint to the next.
+const CHECKPOINT_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 /// Longest pause before another refusal of the same job.
 const LONGEST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -44,6 +46,8 @@ pub(crate) enum Seen<'a> {
 pub(crate) struct Local<'a> {
     pub(crate) attempt: u32,
     pub(crate) grace_secs: u32,
+    /// When it was seen to have said that its checkpoint is complete.
+    pub(crate) checkpointed: Option<Timestamp>,
     pub(crate) state: LocalState<'a>,
 }
 
@@ -141,6 +145,8 @@ pub(crate) enum Write {
     Back,
     /// Back to the queue: nothing of the attempt was ever started.
     Again,
+    /// A running attempt has a newer checkpoint.
+    Checkpoint,
 }
 
 /// What to do, and when to look again without any news.
@@ -277,6 +283,8 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
                     attempt,
                     kill_at: wanted,
                 });
+            } else if !told && let Some(time) = local.and_then(|local| local.checkpointed) {
+                checkpoint(observed, status, time, plan);
             }
         }
         None if reported || told => {}
@@ -290,6 +298,38 @@ fn attend(observed: &Observed<'_>, job: &Job, status: &JobStatus, fresh: bool, p
             None => unclaimed(observed, job, status, plan),
         },
     }
+}
+
+/// Tells of a newer checkpoint of a running attempt, from time to time.
+fn checkpoint(observed: &Observed<'_>, status: &JobStatus, time: Timestamp, plan: &mut Plan) {
+    let Some(checkpoint) = newer_checkpoint(status, time) else {
+        return;
+    };
+    let known = status.checkpoint.as_ref();
+    let known = known.filter(|known| known.attempt == status.attempt);
+    let told = known.and_then(|known| known.time.as_ref());
+    let due = told.and_then(|told| told.0.checked_add(CHECKPOINT_PAUSE).ok());
+    if let Some(due) = due.filter(|due| observed.now < *due) {
+        plan.look_again = Some(plan.look_again.map_or(due, |other| other.min(due)));
+        return;
+    }
+    let mut next = status.clone();
+    next.checkpoint = Some(checkpoint);
+    plan.actions
+        .push(Action::Write(Write::Checkpoint, Box::new(next)));
+}
+
+/// The checkpoint of the current attempt, if that is news.
+fn newer_checkpoint(status: &JobStatus, time: Timestamp) -> Option<Checkpoint> {
+    let known = status.checkpoint.as_ref();
+    let known = known.filter(|known| known.attempt == status.attempt);
+    let known = known.and_then(|known| known.time.as_ref());
+    known
+        .is_none_or(|known| known.0 < time)
+        .then(|| Checkpoint {
+            attempt: status.attempt,
+            time: Some(micro(time)),
+        })
 }
 
 /// Was the job claimed in this boot? Only then what is on the disk is all that was written there.
@@ -472,6 +512,12 @@ fn end(
     next.exit_code = ended.code;
     next.signal = ended.signal;
     next.usage = merged_usage(usage, ended);
+    let checkpointed = ended
+        .checkpointed_micros
+        .and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    if let Some(checkpoint) = checkpointed.and_then(|time| newer_checkpoint(&next, time)) {
+        next.checkpoint = Some(checkpoint);
+    }
     next.release = proof(observed, attempt, ended);
     next.outcome = if lost.is_some() && followed_up(&next) {
         None

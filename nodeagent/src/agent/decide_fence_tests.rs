@@ -8,6 +8,7 @@ fn fenced() -> Local<'static> {
     Local {
         attempt: 2,
         grace_secs: 30,
+        checkpointed: None,
         state: LocalState::Fenced,
     }
 }

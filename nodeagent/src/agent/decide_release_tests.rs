@@ -10,6 +10,7 @@ fn lingering(ended: &Ended) -> Local<'_> {
     Local {
         attempt: 2,
         grace_secs: 30,
+        checkpointed: None,
         state: LocalState::Lingering { ended, usage: None },
     }
 }

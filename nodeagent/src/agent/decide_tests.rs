@@ -62,6 +62,7 @@ pub(super) fn active(attempt: u32, kill_at: Option<&str>) -> Local<'static> {
     Local {
         attempt,
         grace_secs: 30,
+        checkpointed: None,
         state: LocalState::Active {
             kill_at: kill_at.map(time),
         },
@@ -72,6 +73,7 @@ pub(super) fn ended(attempt: u32, ended: &Ended) -> Local<'_> {
     Local {
         attempt,
         grace_secs: 30,
+        checkpointed: None,
         state: LocalState::Ended {
             ended,
             usage: None,

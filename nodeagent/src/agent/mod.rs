@@ -17,6 +17,7 @@ mod logs;
 pub(crate) mod operations;
 mod room;
 mod shell;
+mod sweep;
 
 #[cfg(test)]
 mod fake;
@@ -56,6 +57,8 @@ pub struct Options {
     pub runner: Arc<dyn Runner>,
     /// Where GPUs come from. Default: NVML.
     pub gpus: GpuSource,
+    /// The cards of it that jobs may be given: indices in PCI bus order, or UUIDs or their beginnings. Default: all.
+    pub only_gpus: Vec<String>,
     /// The time. Default: the system's.
     pub clock: Clock,
     /// Labels for the Node, beside the ones it always has.
@@ -71,6 +74,11 @@ pub struct Options {
     /// User that jobs run as when they name none. Without it, an agent that is root refuses such jobs, and another runs
     /// them as its own user.
     pub default_user: Option<String>,
+    /// Absolute path below which jobs that may run again keep their checkpoints, each in a directory named by its uid.
+    /// Without one they keep none. Where it is storage that all nodes share, any of them resumes them.
+    pub checkpoint_root: Option<String>,
+    /// Remove the checkpoints of jobs that do not exist any more. Not for a root that others use too.
+    pub sweep_checkpoints: bool,
     /// Set before the shutdown: stop the jobs too, instead of leaving them to be adopted.
     pub stop_jobs: Arc<AtomicBool>,
 }
@@ -82,6 +90,7 @@ impl Options {
             node_name: node_name.into(),
             runner,
             gpus: GpuSource::default(),
+            only_gpus: Vec::new(),
             clock: Arc::new(Timestamp::now),
             labels: BTreeMap::new(),
             cpu_millis: None,
@@ -89,6 +98,8 @@ impl Options {
             address: AddressSource::NodeName,
             boot_id: None,
             default_user: None,
+            checkpoint_root: None,
+            sweep_checkpoints: false,
             stop_jobs: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -335,6 +346,7 @@ pub async fn run(
             biased;
             result = shell.run(shutdown) => result,
             never = desired::watch(Arc::clone(&context)) => never,
+            never = sweep::keep_sweeping(Arc::clone(&context)) => never,
         };
         node_shutdown.cancel();
         result

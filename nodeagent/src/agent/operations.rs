@@ -142,6 +142,7 @@ pub(super) async fn start(context: Arc<Context>, job: Arc<Job>) -> Result<(), St
     let node = NodeFacts {
         node_name: &context.options.node_name,
         boot_id: &context.facts.boot_id,
+        checkpoint_root: context.options.checkpoint_root.as_deref(),
     };
     let request = environment::start_request(&job, &node, &user, &secrets)
         .map_err(|error| StartError::Refused(error.to_string()))?;

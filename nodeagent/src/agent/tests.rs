@@ -60,6 +60,7 @@ impl World {
         let gpus: SimGpus = "2x24Gi".parse().expect("well formed");
         options.gpus = GpuSource::Visited(gpus, self.guests.clone());
         options.clock = Arc::clone(&self.clock);
+        options.checkpoint_root = Some("/saved".to_owned());
         options.boot_id = Some(self.boot_id.clone());
         options.cpu_millis = Some(4000);
         options.memory_bytes = Some(1 << 34);
@@ -567,4 +568,5 @@ life!(
     }
 );
 
+mod checkpoints;
 mod looks;

@@ -12,7 +12,7 @@ mod nvml;
 mod pci;
 mod simulated;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::node::GpuStatus;
 
@@ -58,6 +58,8 @@ pub fn nvml_count() -> Option<usize> {
 /// Reads the GPUs of this node.
 pub(crate) struct Inventory {
     kind: Kind,
+    /// The cards that are this agent's, as they were named; none for all.
+    only: Vec<String>,
 }
 
 enum Kind {
@@ -90,7 +92,24 @@ impl Inventory {
                 }
             },
         };
-        Self { kind }
+        Self {
+            kind,
+            only: Vec::new(),
+        }
+    }
+
+    /// The same with these cards alone: indices in PCI bus order, or UUIDs or their beginnings. What is named and not there
+    /// is left out, and said.
+    pub(crate) fn restricted_to(mut self, only: &[String]) -> Self {
+        let all = self.read(&Roots::default()).gpus;
+        for name in only
+            .iter()
+            .filter(|name| !all.iter().any(|gpu| is_named(gpu, name)))
+        {
+            tracing::warn!(name, "no GPU is called so; it is not offered");
+        }
+        only.clone_into(&mut self.only);
+        self
     }
 
     /// Whether a reading can change.
@@ -113,14 +132,37 @@ impl Inventory {
 
     /// Reads all cards.
     pub(crate) fn read(&mut self, roots: &Roots) -> Reading {
-        match &mut self.kind {
+        let mut reading = match &mut self.kind {
             Kind::Fixed(reading) => reading.clone(),
             Kind::Visited(reading, guests) => Reading {
                 gpus: guests.on(&reading.gpus),
                 driver_version: None,
             },
             Kind::Nvml(cards) => cards.read(roots),
+        };
+        if !self.only.is_empty() {
+            restrict(&mut reading.gpus, &self.only);
         }
+        reading
+    }
+}
+
+/// Keeps the cards that are named, with their slices, and the slices that are.
+fn restrict(gpus: &mut Vec<GpuStatus>, only: &[String]) {
+    let named = gpus.iter();
+    let named = named.filter(|gpu| only.iter().any(|name| is_named(gpu, name)));
+    let named: BTreeSet<String> = named.map(|gpu| gpu.uuid.clone()).collect();
+    gpus.retain(|gpu| {
+        let parent = gpu.slice.as_ref().map(|slice| &slice.parent);
+        named.contains(&gpu.uuid) || parent.is_some_and(|parent| named.contains(parent))
+    });
+}
+
+/// Is the card called so? By its index, its UUID or the beginning of that.
+fn is_named(gpu: &GpuStatus, name: &str) -> bool {
+    match name.parse::<u32>() {
+        Ok(index) => gpu.slice.is_none() && gpu.index == index,
+        Err(_) => !name.is_empty() && gpu.uuid.starts_with(name),
     }
 }
 

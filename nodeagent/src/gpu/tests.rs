@@ -442,3 +442,39 @@ fn processes_of_a_slice_are_charged_to_it_and_not_to_its_gpu() {
     ];
     assert_eq!(shown, expected);
 }
+
+#[test]
+fn only_the_cards_that_were_named_are_offered_and_keep_their_names() {
+    let source = GpuSource::Simulated("1x8Gi,1x16Gi,1x24Gi".parse().expect("well formed"));
+    let all = Inventory::open(&source, "n").read(&Roots::default()).gpus;
+    let offered = |only: &[&str]| -> Vec<u32> {
+        let only: Vec<String> = only.iter().copied().map(str::to_owned).collect();
+        let inventory = Inventory::open(&source, "n");
+        let mut inventory = inventory.restricted_to(&only);
+        let gpus = inventory.read(&Roots::default()).gpus;
+        assert!(gpus.iter().all(|gpu| all.contains(gpu)));
+        gpus.iter().map(|gpu| gpu.index).collect()
+    };
+    assert_eq!(offered(&[]), [0, 1, 2]);
+    assert_eq!(offered(&["0", "2"]), [0, 2]);
+    assert_eq!(offered(&[&all[1].uuid]), [1]);
+    assert_eq!(offered(&[&all[1].uuid[..39], "0"]), [0, 1]);
+    assert_eq!(
+        offered(&["7"]),
+        [] as [u32; 0],
+        "what is not there is not replaced by all"
+    );
+}
+
+#[test]
+fn a_card_that_is_named_brings_its_slices() {
+    let source = GpuSource::Simulated("2x80Gi/mig=3g.40gb+1g.10gb".parse().expect("well formed"));
+    let mut all = Inventory::open(&source, "n");
+    let first = all.read(&Roots::default()).gpus[0].uuid.clone();
+    let mut inventory = Inventory::open(&source, "n").restricted_to(&["0".to_owned()]);
+    let gpus = inventory.read(&Roots::default()).gpus;
+    let slices: Vec<_> = gpus.iter().filter_map(|gpu| gpu.slice.as_ref()).collect();
+    assert_eq!(slices.len(), 2);
+    assert!(slices.iter().all(|slice| slice.parent == first));
+    assert_eq!(gpus.len(), 3);
+}

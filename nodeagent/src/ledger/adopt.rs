@@ -53,6 +53,7 @@ impl Found {
                     lingering: None,
                     cpu_millis: found.cpu_millis,
                     peak_memory_bytes: found.peak_memory_bytes,
+                    checkpointed_micros: found.checkpointed_micros,
                     ..told.clone()
                 });
             }

@@ -39,8 +39,8 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::attempt::{AttemptId, Held};
 use crate::runner::RunnerError;
 use crate::shim::fence::{self, Contact};
-use crate::shim::record::{HOSTS, LOG, RECORD, Record, SCRIPT, WORK};
-use crate::shim::{self, stop, tree};
+use crate::shim::record::{ACK, HOSTS, LOG, RECORD, Record, SCRIPT, WORK};
+use crate::shim::{self, checkpoint, stop, tree};
 use spares::{PREFIX, Spare};
 
 /// How long a working directory that is not empty outlives its attempt.
@@ -263,6 +263,15 @@ impl Ledger {
         fs::metadata(self.dir(id).join(LOG)).map_or(0, |data| data.len())
     }
 
+    /// When these attempts said last that their checkpoints are complete, in microseconds since 1970, as far as they did.
+    pub(crate) fn checkpoints(&self, ids: Vec<AttemptId>) -> Vec<(AttemptId, i64)> {
+        let told = ids.into_iter().filter_map(|id| {
+            let micros = checkpoint::acknowledged(&self.dir(&id))?;
+            Some((id, micros))
+        });
+        told.collect()
+    }
+
     pub(crate) fn output(&self, id: &AttemptId, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
         let mut file = File::open(self.dir(id).join(LOG))?;
         file.seek(SeekFrom::Start(offset))?;
@@ -316,7 +325,7 @@ impl Ledger {
                 }
                 other => gone(other)?,
             }
-            for file in [HOSTS, LOG, RECORD, SCRIPT] {
+            for file in [ACK, HOSTS, LOG, RECORD, SCRIPT] {
                 gone(fs::remove_file(dir.join(file)))?;
             }
             fs::remove_dir(dir)?;

@@ -16,6 +16,7 @@ use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Pid, Uid};
 
 use super::cgroup::Cgroup;
+use super::checkpoint::Place;
 use super::{record, sys};
 use crate::attempt::{HOSTFILE_VARIABLE, Program, RunAs, StartRequest};
 
@@ -42,6 +43,7 @@ enum Stage {
     Directory = 2,
     Exec = 3,
     Output = 4,
+    Checkpoints = 5,
 }
 
 /// Forks and executes. Returns once exec succeeded or failed.
@@ -104,6 +106,7 @@ struct Plan {
     directory: CString,
     /// The attempt's own directory, opened while this process may pass the folders above it.
     opened: Option<OwnedFd>,
+    checkpoints: Option<Place>,
     run_as: Option<RunAs>,
 }
 
@@ -152,6 +155,12 @@ impl Plan {
                 path.to_string_lossy().into_owned(),
             ));
         }
+        let checkpoints = request.checkpoint_dir.as_ref();
+        let checkpoints = checkpoints
+            .map(|directory| Place::prepare(Path::new(directory), dir, request.run_as.as_ref()))
+            .transpose()
+            .map_err(|error| failed(format!("cannot prepare for checkpoints: {error}")))?;
+        env.extend(checkpoints.iter().flat_map(Place::variables));
         let candidates = if program.contains('/') {
             vec![c_string(program.clone())?]
         } else {
@@ -166,6 +175,7 @@ impl Plan {
             environment: environment(&env)?,
             directory: c_string(directory)?,
             opened,
+            checkpoints,
             run_as: request.run_as.clone(),
         })
     }
@@ -198,6 +208,11 @@ impl Plan {
             && let Err(error) = switch_user(run_as)
         {
             return (Stage::User, error);
+        }
+        if let Some(checkpoints) = &self.checkpoints
+            && let Err(error) = checkpoints.enter()
+        {
+            return (Stage::Checkpoints, error);
         }
         let entered = match &self.opened {
             Some(opened) => nix::unistd::fchdir(opened),
@@ -249,6 +264,13 @@ impl Plan {
                     "cannot enter the working directory `{directory}`: {}",
                     error.desc()
                 ),
+            ),
+            stage if stage == Stage::Checkpoints as u8 => (
+                NOT_EXECUTABLE,
+                self.checkpoints
+                    .as_ref()
+                    .map(|place| place.explain(error))
+                    .unwrap_or_default(),
             ),
             stage if stage == Stage::Output as u8 => (
                 NOT_EXECUTABLE,
@@ -380,7 +402,7 @@ pub(crate) fn owner(run_as: Option<&RunAs>) -> (u32, u32) {
     }
 }
 
-fn give(path: &Path, run_as: Option<&RunAs>) -> std::io::Result<()> {
+pub(super) fn give(path: &Path, run_as: Option<&RunAs>) -> std::io::Result<()> {
     match run_as {
         Some(run_as) => std::os::unix::fs::chown(path, Some(run_as.uid), Some(run_as.gid)),
         None => Ok(()),

@@ -22,6 +22,7 @@
 //! whoever the asking agent is. Every other signal stays blocked.
 
 pub(crate) mod cgroup;
+pub(crate) mod checkpoint;
 pub(crate) mod command;
 pub(crate) mod fence;
 pub(crate) mod record;
@@ -30,7 +31,7 @@ pub(crate) mod sys;
 pub(crate) mod tree;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -138,6 +139,8 @@ struct Shim {
     record: Flock<File>,
     cgroup: Option<Cgroup>,
     fence: Option<fence::Watch>,
+    /// The job keeps checkpoints.
+    keeps_checkpoints: bool,
 }
 
 #[derive(Default)]
@@ -147,6 +150,8 @@ struct Progress {
     /// When KILL is due, on the boot clock.
     kill_at: Option<Duration>,
     signalled: bool,
+    /// How much output there was when it was signalled.
+    output_before: Option<u64>,
     /// How often no child was left, and yet something in the cgroup.
     busy: u32,
     /// Since when the attempt is at its end, on the boot clock: the command has ended, or KILL was sent.
@@ -202,6 +207,7 @@ impl Shim {
             record,
             cgroup,
             fence,
+            keeps_checkpoints: request.start.checkpoint_dir.is_some(),
         })
     }
 
@@ -228,6 +234,8 @@ impl Shim {
                 self.write(&[started]);
             }
             Err(reason) => {
+                // Where people look for what went wrong.
+                let _ = writeln!(&log, "gctl: not started: {}", reason.text);
                 self.write(&[Line::Exited {
                     micros: now_micros(),
                     code: Some(reason.code),
@@ -370,6 +378,9 @@ impl Shim {
         };
         let empty = childless && self.remove_cgroup(progress);
         if empty {
+            if let Some(micros) = self.checkpointed(progress) {
+                lines.push(Line::Checkpointed { micros });
+            }
             let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
             let millis = |time: nix::sys::time::TimeVal| {
                 time.tv_sec().unsigned_abs() * 1000 + time.tv_usec().unsigned_abs() / 1000
@@ -385,6 +396,18 @@ impl Shim {
             self.write(&lines);
         }
         empty
+    }
+
+    /// When the attempt said last that its checkpoint is complete.
+    fn checkpointed(&self, progress: &Progress) -> Option<i64> {
+        let touched = self
+            .keeps_checkpoints
+            .then(|| checkpoint::acknowledged(&self.dir));
+        let from = progress.output_before;
+        let told = from.is_some_and(|from| {
+            checkpoint::is_told(&self.dir.join(record::LOG), from).unwrap_or(false)
+        });
+        touched.flatten().max(told.then(now_micros))
     }
 
     /// True when nothing is in the cgroup any more, or there is none. What is in it and not below us gets no grace.
@@ -415,6 +438,8 @@ impl Shim {
     fn stop(&mut self, progress: &mut Progress, cause: SignalCause, kill_in: Duration) {
         if !progress.signalled && !progress.exited {
             progress.signalled = true;
+            let log = fs::metadata(self.dir.join(record::LOG));
+            progress.output_before = log.ok().map(|log| log.len());
             self.write(&[Line::Signalled {
                 cause,
                 micros: now_micros(),
@@ -569,6 +594,7 @@ mod tests {
                 program: Program::Command(Vec::new()),
                 env: Vec::new(),
                 hostfile: None,
+                checkpoint_dir: None,
                 working_dir: None,
                 run_as: None,
                 grace_secs: 0,

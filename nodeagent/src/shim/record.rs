@@ -32,6 +32,8 @@ pub(crate) const BLANK: &[u8] = b"\n";
 pub(crate) const LOG: &str = "log";
 /// Name of the attempt's own working directory.
 pub(crate) const WORK: &str = "work";
+/// Name of the file that a job touches to say that its checkpoint is complete.
+pub(crate) const ACK: &str = "checkpoint-ack";
 /// The signal that a command which does not die will have died of.
 const KILL: i32 = 9;
 /// Name of the script file.
@@ -74,6 +76,8 @@ pub(crate) enum Line {
     },
     /// The command has ended, or was killed and does not die, and this is left after [`crate::runner::PROOF_WAIT`].
     Lingers { micros: i64, pids: Vec<i32> },
+    /// It had said so by then, for the last time, that its checkpoint is complete.
+    Checkpointed { micros: i64 },
     /// It was frozen for want of contact.
     Fenced { micros: i64 },
     /// It was thawed.
@@ -221,6 +225,7 @@ impl Record {
                     self.ended.signal = Some(KILL);
                 }
             }
+            Line::Checkpointed { micros } => self.ended.checkpointed_micros = Some(micros),
             Line::Fenced { .. } => self.fenced = true,
             Line::Thawed { .. } => self.fenced = false,
             Line::Exited { .. } if self.presumed => {}

@@ -140,6 +140,7 @@ pub(crate) fn request(uid: &str, script: &str) -> StartRequest {
             pair("GCTL_ATTEMPT", "1"),
         ],
         hostfile: None,
+        checkpoint_dir: None,
         working_dir: None,
         run_as: None,
         grace_secs: 30,

@@ -61,6 +61,7 @@ impl Shell {
                 Local {
                     attempt: id.attempt,
                     grace_secs: attempt.grace_secs,
+                    checkpointed: attempt.checkpointed,
                     state,
                 }
             })
@@ -223,6 +224,7 @@ impl Shell {
                     ended: None,
                     lingering: None,
                     usage: None,
+                    checkpointed: None,
                     let_go: None,
                     log: Cursor::default(),
                 };
@@ -313,6 +315,7 @@ impl Shell {
                 self.on_sent(&id, &answer);
             }
             Done::Forgotten => {}
+            Done::Checkpoints(told) => self.on_checkpoints(told),
         }
     }
 
@@ -407,6 +410,7 @@ fn log_write(why: Write, job: &Job, next: &crds::JobStatus) {
         Write::Again => {
             tracing::warn!(namespace, name, attempt, "never started: back to the queue");
         }
+        Write::Checkpoint => tracing::debug!(namespace, name, attempt, "telling of a checkpoint"),
         Write::Back => tracing::info!(namespace, name, attempt, "seen again"),
         Write::Release => tracing::debug!(namespace, name, attempt, "releasing"),
         Write::End => {

@@ -3,6 +3,7 @@
 //! One task owns all state, so there is no lock and no order but the queue's. A job has at most one operation under way
 //! at a time; operations are bounded in number and joined.
 
+mod checkpoints;
 mod execute;
 mod hold;
 mod look;
@@ -37,6 +38,8 @@ const MOST_OPERATIONS: usize = 48;
 const MOST_SENDS: usize = 16;
 /// How often growing logs are looked at.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
+/// How often checkpoints of running attempts are looked for.
+const CHECKPOINT_PERIOD: Duration = Duration::from_secs(10);
 /// How long the report of an end waits for the last of the output to be sent.
 const OUTPUT_BEFORE_REPORT: Duration = Duration::from_secs(2);
 /// Pause before a broken watch is begun again.
@@ -108,6 +111,8 @@ struct Attempt {
     /// It ended and something is left of it.
     lingering: Option<(Ended, Instant)>,
     usage: Option<Usage>,
+    /// When it was seen to have said that its checkpoint is complete.
+    checkpointed: Option<Timestamp>,
     let_go: Option<bool>,
     log: Cursor,
 }
@@ -120,6 +125,7 @@ enum Done {
     Thawed(AttemptId, bool),
     Sent(AttemptId, Result<Position, SendError>),
     Forgotten,
+    Checkpoints(Vec<(AttemptId, i64)>),
 }
 
 /// All state of the jobs' part of an agent.
@@ -142,6 +148,8 @@ pub(super) struct Shell {
     stop_all: bool,
     /// This agent ends once nothing is left here.
     leaving: bool,
+    /// Checkpoints are being looked for.
+    looks_for_checkpoints: bool,
     /// All jobs that are bound here were seen once.
     listed: bool,
 }
@@ -165,6 +173,7 @@ impl Shell {
             closing: false,
             stop_all: false,
             leaving: false,
+            looks_for_checkpoints: false,
             listed: false,
         };
         let now = Instant::now();
@@ -189,6 +198,7 @@ impl Shell {
                 ended,
                 lingering,
                 usage: None,
+                checkpointed: None,
                 let_go: None,
                 log: Cursor::default(),
             };
@@ -206,6 +216,8 @@ impl Shell {
         let mut watch_again: Option<Instant> = None;
         let mut log_tick = tokio::time::interval(LOG_PERIOD);
         log_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checkpoint_tick = tokio::time::interval(CHECKPOINT_PERIOD);
+        checkpoint_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.publish_running();
         self.publish_lingering();
         loop {
@@ -258,6 +270,7 @@ impl Shell {
                 () = sleep_until(watch_again), if watch_again.is_some() => watch_again = None,
                 () = sleep_until(timer), if timer.is_some() => self.on_timer(),
                 _ = log_tick.tick(), if !self.attempts.is_empty() => self.send_logs(),
+                _ = checkpoint_tick.tick(), if !self.attempts.is_empty() => self.look_for_checkpoints(),
             }
         }
     }
