@@ -228,7 +228,10 @@ async fn a_preemption_takes_the_least_and_the_victim_runs_again_in_its_old_place
 #[tokio::test(start_paused = true)]
 async fn the_victim_is_who_loses_least_since_its_checkpoint_and_it_resumes() -> Result<()> {
     let sim = Sim::start(Settings::default()).await?;
-    let trains = |words: &[&str]| json!({"command": [&["sim", "resume"], words].concat(), "resources": {"gpus": 1}, "preemptible": true});
+    let trains = |words: &[&str]| {
+        let command = [&["sim", "resume"], words].concat();
+        json!({"command": command, "resources": {"gpus": 1}, "preemptible": true})
+    };
     // `saves` was started first, so that without its checkpoint it would be the dearer one.
     let saves = trains(&["sleep=100", "checkpoint", "sleep=300"]);
     sim.submit("saves", saves).await?;

@@ -158,7 +158,7 @@ fn the_table_of_a_member_until_it_runs() {
         (
             "another boot after it began",
             observed(fresh(&lost), none()),
-            vec!["write End Failed"],
+            vec!["write End Stopping"],
         ),
     ];
     for (row, observed, expected) in rows {
