@@ -8,8 +8,8 @@
 //! # Guarantees
 //! - **A commit is in the journal, on disk, when it returns.** Nothing else is waited for.
 //! - **Reads see every commit**: what the database does not have yet is read from memory.
-//! - **The database gets every batch once, in order**, a sequence says how far it is; a start hands over
-//!   what the journal has beyond that before anything is served.
+//! - **The database gets every batch once, in order**, in parts that each carry the sequence of their last
+//!   batch; a start hands over what the journal has beyond that before anything is served.
 //! - **What is pending is bounded**: when the database is too far behind, commits wait for it.
 //! - **After an error neither journal nor database is written, and the database is not dropped.**
 //!
@@ -61,6 +61,8 @@ pub(super) struct Tuning {
     pub(super) sizes: Sizes,
     /// Pending bytes that are taken over at once, and at most about so many together.
     pub(super) takeover_bytes: usize,
+    /// What the database applies at a time, in bytes, see [`embedded`].
+    pub(super) part_bytes: usize,
     /// How long a batch is pending at most, with fewer bytes.
     pub(super) takeover_after: Duration,
     /// Pending bytes at which commits wait.
@@ -76,6 +78,8 @@ pub(super) struct Tuning {
 pub(super) enum Takeover {
     /// Batches are about to be applied.
     Begins,
+    /// A part of them is applied, and not on disk.
+    Applied,
     /// They are on disk, and still in the journal.
     Synced,
 }
@@ -87,6 +91,7 @@ impl Default for Tuning {
         Self {
             sizes: Sizes::default(),
             takeover_bytes: 4 << 20,
+            part_bytes: 256 << 10,
             takeover_after: Duration::from_millis(500),
             most_pending: 32 << 20,
             disk: None,
@@ -241,7 +246,6 @@ fn hand_over(
 ) -> Result<u64, StoreError> {
     let mut sequence = database.applied()?;
     let mut last = database.last_revision()?;
-    let (mut from, mut bytes) = (0, 0);
     for frame in frames {
         if frame.batch.after != last {
             return Err(StoreError::Damaged {
@@ -254,16 +258,17 @@ fn hand_over(
         }
         last += frame.batch.records.len() as u64;
     }
-    for (n, frame) in frames.iter().enumerate() {
-        bytes += pending::size(&frame.batch);
-        if bytes >= tuning.takeover_bytes || n + 1 == frames.len() {
-            (tuning.on_takeover)(Takeover::Begins);
-            let batches = frames[from..=n].iter().map(|frame| &frame.batch);
-            database.apply(batches, frame.sequence)?;
-            database.sync()?;
-            (sequence, from, bytes) = (frame.sequence, n + 1, 0);
-            (tuning.on_takeover)(Takeover::Synced);
+    let bytes_of = |frame: &journal::Frame| pending::size(&frame.batch);
+    for frames in pending::parts(frames, tuning.takeover_bytes, bytes_of) {
+        (tuning.on_takeover)(Takeover::Begins);
+        for part in pending::parts(frames, tuning.part_bytes, bytes_of) {
+            let batches = part.iter().map(|frame| &frame.batch);
+            sequence = part.last().map_or(sequence, |last| last.sequence);
+            database.apply(batches, sequence)?;
+            (tuning.on_takeover)(Takeover::Applied);
         }
+        database.sync()?;
+        (tuning.on_takeover)(Takeover::Synced);
     }
     if !frames.is_empty() {
         tracing::info!(
@@ -384,9 +389,13 @@ impl Inner {
             return Ok(());
         };
         (self.tuning.on_takeover)(Takeover::Begins);
-        if let Some(open) = &*self.database.write() {
-            let batches = batches.iter().map(|waiting| &*waiting.batch);
-            open.database.apply(batches, sequence)?;
+        for part in pending::parts(batches, self.tuning.part_bytes, Waiting::bytes) {
+            let Some(last) = part.last() else { continue };
+            if let Some(open) = &*self.database.write() {
+                let batches = part.iter().map(|waiting| &*waiting.batch);
+                open.database.apply(batches, last.sequence)?;
+            }
+            (self.tuning.on_takeover)(Takeover::Applied);
         }
         self.with_database(Database::sync)?;
         (self.tuning.on_takeover)(Takeover::Synced);

@@ -16,30 +16,34 @@ use super::{
     tests::{Lag, Model, Step, copy, lag, small, steps},
 };
 
-/// What a power cut leaves: of the journal what its disk kept, of the database what it had synced.
+/// What a power cut leaves: of the journal what its disk kept, of the database what it had synced, or
+/// what it had written when a part of a takeover was applied.
 struct Machine {
     disk: SimulatedDisk,
     running: tempfile::TempDir,
-    synced: Arc<Mutex<tempfile::TempDir>>,
+    kept: Arc<Mutex<tempfile::TempDir>>,
+    keeps_written: bool,
 }
 
 impl Machine {
-    fn new() -> Self {
+    fn new(keeps_written: bool) -> Self {
         Self {
             disk: SimulatedDisk::default(),
             running: tempfile::tempdir().unwrap(),
-            synced: Arc::new(Mutex::new(tempfile::tempdir().unwrap())),
+            kept: Arc::new(Mutex::new(tempfile::tempdir().unwrap())),
+            keeps_written,
         }
     }
 
     fn start(&self, lag: Lag) -> Result<EmbeddedStore, StoreError> {
-        let (path, synced) = (self.running.path().to_owned(), Arc::clone(&self.synced));
+        let (path, kept) = (self.running.path().to_owned(), Arc::clone(&self.kept));
         let options = small(&path, lag);
+        let keeps_written = self.keeps_written;
         let keep = move |step| {
-            if step == Takeover::Synced {
+            if step == Takeover::Synced || (step == Takeover::Applied && keeps_written) {
                 let now = tempfile::tempdir().unwrap();
                 copy(&path.join("log"), &now.path().join("log"));
-                *synced.lock() = now;
+                *kept.lock() = now;
             }
         };
         EmbeddedStore::open(EmbeddedOptions {
@@ -56,7 +60,7 @@ impl Machine {
     fn restart(&mut self) {
         self.disk.restart();
         let running = tempfile::tempdir().unwrap();
-        copy(self.synced.lock().path(), running.path());
+        copy(self.kept.lock().path(), running.path());
         self.running = running;
     }
 }
@@ -69,8 +73,9 @@ proptest! {
         steps in steps(),
         lag in lag(),
         cuts in prop::collection::vec((0..60_usize, any::<u64>()), 1..4),
+        keeps_written: bool,
     ) {
-        let mut machine = Machine::new();
+        let mut machine = Machine::new(keeps_written);
         let mut model = Model::new();
         let mut steps = steps.into_iter();
         for (cut, seed) in cuts {
@@ -105,6 +110,41 @@ proptest! {
     }
 }
 
+#[test]
+fn a_start_hands_over_the_parts_that_a_kill_in_a_takeover_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(small(dir.path(), Lag::All)).unwrap();
+    let mut model = Model::new();
+    for n in 0..30 {
+        store
+            .commit(&model.commit(&[(n % 7, 10_000, false)]))
+            .unwrap();
+    }
+    let running = tempfile::tempdir().unwrap();
+    store.while_still(|| copy(dir.path(), running.path()));
+    // What is there after each part is what a kill leaves there.
+    let killed = Arc::new(Mutex::new(Vec::new()));
+    let (path, each) = (running.path().to_owned(), Arc::clone(&killed));
+    let options = small(running.path(), Lag::All);
+    drop(EmbeddedStore::open(EmbeddedOptions {
+        tuning: Tuning {
+            on_takeover: Box::new(move |step| {
+                if step == Takeover::Applied {
+                    let now = tempfile::tempdir().unwrap();
+                    copy(&path, now.path());
+                    each.lock().push(now);
+                }
+            }),
+            ..options.tuning
+        },
+        ..options
+    }));
+    assert!(killed.lock().len() >= 10, "{} parts", killed.lock().len());
+    for killed in &*killed.lock() {
+        model.check(&EmbeddedStore::open(small(killed.path(), Lag::All)).unwrap());
+    }
+}
+
 fn three() -> (Model, Vec<super::Batch>) {
     let mut model = Model::new();
     let batches = (0..3).map(|n| model.commit(&[(n, 100, false)])).collect();
@@ -123,6 +163,7 @@ fn commits_wait_for_a_database_that_is_too_far_behind() {
             most_pending: 1,
             on_takeover: Box::new(move |step| match step {
                 Takeover::Begins => gone.lock().recv().unwrap(),
+                Takeover::Applied => {}
                 Takeover::Synced => seen.lock().push("taken over"),
             }),
             ..options.tuning

@@ -138,6 +138,25 @@ impl Pending {
     }
 }
 
+/// Cuts a list into parts that take at most so many bytes, or are of one item.
+pub(super) fn parts<'a, T>(
+    mut rest: &'a [T],
+    most: usize,
+    bytes_of: impl Fn(&T) -> usize + 'a,
+) -> impl Iterator<Item = &'a [T]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |item: &&T| {
+            bytes += bytes_of(item);
+            bytes <= most
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (part, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(part)
+    })
+}
+
 /// What a batch takes in memory and in the database, in bytes, roughly.
 pub(super) fn size(batch: &Batch) -> usize {
     let record = |record: &Record| encoded_len(&record.key, record.body.len()) + 128;

@@ -60,6 +60,7 @@ pub(super) fn small(dir: &Path, lag: Lag) -> EmbeddedOptions {
         tuning: Tuning {
             sizes,
             takeover_bytes,
+            part_bytes: 30_000,
             takeover_after,
             most_pending: usize::MAX,
             ..Tuning::default()
