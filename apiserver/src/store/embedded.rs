@@ -89,6 +89,11 @@ impl Database {
             Ok(file)
         });
         let dir = dir.to_owned();
+        start_threads(&db).map_err(|source| StoreError::Io {
+            action: "open",
+            path: dir.clone(),
+            source: source.into(),
+        })?;
         match synced {
             Ok(file) => Ok(Self { dir, db, file }),
             Err(source) => Err(StoreError::Io {
@@ -262,6 +267,12 @@ impl Database {
             tracing::warn!(%error, "the database could not be synced when it was closed");
         }
     }
+}
+
+/// Has sled start the threads that write for it. Otherwise the first write does, and they spin until all
+/// have started: a second without an answer was seen on two busy processors.
+fn start_threads(db: &sled::Db) -> sled::Result<()> {
+    futures::executor::block_on(db.flush_async()).map(drop)
 }
 
 /// The bytes that the database of the store at `dir` takes.
