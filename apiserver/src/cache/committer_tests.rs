@@ -119,6 +119,31 @@ async fn a_crowd_is_committed_together_by_the_committer() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_comes_after_a_time_alone_is_seen_soon() {
+    let (store, cache) = start();
+    for first in 0..8 {
+        let names = 1000 * first..1000 * first + 80 + first;
+        assert!(
+            commits_here(&store, &cache, names)
+                .await
+                .iter()
+                .any(|here| *here)
+        );
+        store.committed_by.lock().clear();
+        let things: Vec<_> = (0..200)
+            .map(|n| Thing::new(&format!("crowd-{first}-{n}")))
+            .collect();
+        let answers = join_all(things.iter().map(|thing| cache.commit(thing.create()))).await;
+        assert!(answers.iter().all(|answer| outcome(answer) == "committed"));
+        let here = std::thread::current().id();
+        let by = store.committed_by.lock();
+        let alone = by.iter().filter(|thread| **thread == here).count();
+        assert!(alone <= 8, "{alone} of a crowd were committed one by one");
+        assert!(by.len() < 100, "nothing was grouped");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_disk_is_left_to_the_committer() {
     let (store, cache) = start();
     store.slow.store(true, Ordering::Relaxed);

@@ -14,6 +14,7 @@
 mod committer;
 #[cfg(test)]
 mod committer_tests;
+mod company;
 mod hub;
 mod open;
 mod state;
@@ -31,7 +32,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     committer::Request,
+    company::Company,
     hub::{Hub, Interest},
     state::{Objects, State},
     stats::Counters,
@@ -227,27 +229,7 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     /// Locked before `hub`.
     turn: Mutex<committer::Turn>,
-    waiting: AtomicUsize,
-}
-
-/// Counts who waits for a commit.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn one_more(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-
-    fn is_alone(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 1
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    company: Company,
 }
 
 struct Pinned {
@@ -365,16 +347,21 @@ impl Cache {
     /// Commits one mutation: durable, and visible in reads and watches, when this returns. The
     /// mutation is committed even if the caller stops waiting.
     pub async fn commit(&self, mutation: Mutation) -> Result<Arc<Stored>, CommitError> {
-        let waiting = Waiting::one_more(&self.shared.waiting);
+        let company = &self.shared.company;
+        let waiting = company.join();
         if waiting.is_alone() && self.shared.store.blocks() {
             // Whoever else is about to commit, in this task even, does so together with this one.
-            tokio::task::yield_now().await;
+            if company.may_be_near() {
+                tokio::task::yield_now().await;
+            }
             if waiting.is_alone()
                 && let Some(alone) = committer::alone(&self.shared)
             {
+                company.did_not_come();
                 return alone.commit(mutation);
             }
         }
+        company.came();
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit { mutation, reply };
         self.queue.send(request).await.map_err(|_| self.gone())?;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::{
     Cache, CacheOptions, Index, QUEUE, Shared,
     committer::{Committer, Request},
+    company::Company,
     hub::Hub,
     state::State,
     stats::Counters,
@@ -106,7 +107,7 @@ impl Cache {
             failed: tokio::sync::watch::Sender::new(None),
             closed: false.into(),
             turn: Mutex::default(),
-            waiting: 0.into(),
+            company: Company::default(),
             options,
         });
         start(shared)
