@@ -3,7 +3,7 @@
 //! # Limits
 //! A selector text is at most 64 KiB ([`MAX_BYTES`]); longer ones are refused before they are read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::schema::names;
 
@@ -52,13 +52,13 @@ impl Selection {
     }
 
     /// Does an object with these labels and fields belong to the selection?
-    /// `field` answers the value of a field by name; `None` counts as the empty string.
+    /// `label` answers the value of a label by name; `None` is one that is absent. `field` answers the value of a field by name; `None` counts as the empty string.
     pub fn matches<'a>(
         &self,
-        labels: &BTreeMap<String, String>,
+        label: impl Fn(&str) -> Option<&'a str>,
         field: impl Fn(&str) -> Option<&'a str>,
     ) -> bool {
-        self.fields.matches(field) && self.labels.matches(labels)
+        self.fields.matches(field) && self.labels.matches(label)
     }
 
     /// The one value that the field must have, if the selection demands one (for watcher indexes
@@ -95,8 +95,8 @@ pub struct Requirement {
 }
 
 impl Requirement {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
+    fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let value = label(&self.key);
         let number = || value.and_then(|v| v.parse::<i64>().ok());
         match &self.operator {
             Operator::In(values) => value.is_some_and(|v| values.contains(v)),
@@ -130,8 +130,8 @@ impl LabelSelector {
     }
 
     /// Do these labels meet all requirements?
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|r| r.matches(labels))
+    pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.requirements.iter().all(|r| r.matches(&label))
     }
 
     /// The requirements, in the order they were written.

@@ -296,7 +296,10 @@ pub struct ListQuery<'a> {
 /// Does an object belong to a selection?
 pub(super) fn matches(selection: &Selection, stored: &Stored) -> bool {
     selection.is_everything()
-        || selection.matches(&stored.index.labels, |field| stored.field(field))
+        || selection.matches(
+            |label| stored.index.labels.get(label),
+            |field| stored.field(field),
+        )
 }
 
 /// One page of `objects`, which are the resource at `revision`.

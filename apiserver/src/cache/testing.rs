@@ -1,7 +1,7 @@
 //! Small objects, and stores that fail, for the tests of the store and the cache.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -20,7 +20,7 @@ use crate::{
     selector::Selection,
     store::{
         Batch, Body, CommitError, Encoded, EventType, Expect, Floors, IndexEntry, Mutation,
-        ObjectKey, REVISION_PLACEHOLDER, Record, Revision, Room, Store, StoreError, Stored,
+        ObjectKey, REVISION_PLACEHOLDER, Record, Revision, Room, Store, StoreError, Stored, Texts,
     },
 };
 
@@ -134,11 +134,11 @@ pub(crate) fn extract(_: &str, bytes: &[u8]) -> IndexEntry {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let owner = text(&json["metadata"]["owner"]);
     IndexEntry {
-        labels: BTreeMap::from([(
-            "color".to_owned(),
-            text(&json["metadata"]["labels"]["color"]),
+        labels: Texts::from_iter([(
+            "color".into(),
+            text(&json["metadata"]["labels"]["color"]).into(),
         )]),
-        fields: BTreeMap::from([("spec.node".into(), text(&json["spec"]["node"]))]),
+        fields: Texts::from_iter([("spec.node".into(), text(&json["spec"]["node"]).into())]),
         uid: text(&json["metadata"]["uid"]).into(),
         owners: if owner.is_empty() {
             Vec::new()

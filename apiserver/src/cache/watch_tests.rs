@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     selector::Selection,
-    store::{EventType, FIRST_REVISION, MemoryStore, Room, Store},
+    store::{EventType, FIRST_REVISION, MemoryStore, Room, Store, Texts},
 };
 
 const FIRST: u64 = FIRST_REVISION;
@@ -263,8 +263,8 @@ async fn a_new_index_applies_to_objects_and_history() {
         .unwrap();
     let renamed: Index = Arc::new(|resource, bytes| {
         let mut entry = extract(resource, bytes);
-        let node = entry.fields.remove("spec.node").unwrap();
-        entry.fields.insert("renamed".into(), node);
+        let node = entry.fields.get("spec.node").unwrap().into();
+        entry.fields = Texts::from_iter([("renamed".into(), node)]);
         entry
     });
     cache.reindex(JOBS, renamed).await.unwrap();

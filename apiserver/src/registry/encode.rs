@@ -4,7 +4,6 @@
 //! The bytes are compact JSON that starts with `apiVersion` and `kind`; `metadata.resourceVersion` is ten digits wide and
 //! its place is known, so that the committer writes the revision without encoding again.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::kinds::SelectableField;
-use crate::store::{Encoded, IndexEntry, REVISION_PLACEHOLDER};
+use crate::store::{Encoded, IndexEntry, REVISION_PLACEHOLDER, Texts};
 
 /// Objects of common size are written without growing the buffer. Measured: a Job with status is about 2 KiB.
 const USUAL_BYTES: usize = 2_048;
@@ -96,10 +95,10 @@ pub(super) fn index_of(object: &Map<String, Value>, selectable: &[SelectableFiel
     let get = |key: &str| metadata.and_then(|m| m.get(key));
     let labels = get("labels")
         .and_then(Value::as_object)
-        .map_or_else(BTreeMap::new, |labels| {
+        .map_or_else(Texts::default, |labels| {
             labels
                 .iter()
-                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
                 .collect()
         });
     let owners = get("ownerReferences")
@@ -112,7 +111,12 @@ pub(super) fn index_of(object: &Map<String, Value>, selectable: &[SelectableFiel
         });
     let fields = selectable
         .iter()
-        .filter_map(|field| Some((Arc::clone(&field.label), field_text(object, &field.path)?)))
+        .filter_map(|field| {
+            Some((
+                Arc::clone(&field.label),
+                field_text(object, &field.path)?.into(),
+            ))
+        })
         .collect();
     let uid = get("uid")
         .and_then(Value::as_str)
@@ -194,7 +198,7 @@ mod tests {
         let mut back = decode(&encoded.bytes).unwrap();
         back["metadata"]["resourceVersion"] = json!("5");
         assert_eq!(back, source);
-        assert_eq!(encoded.index.labels["a"], "b");
+        assert_eq!(encoded.index.labels.get("a"), Some("b"));
         assert_eq!(&*encoded.index.uid, "u");
     }
 
@@ -228,11 +232,7 @@ mod tests {
         ]
         .map(field);
         let index = index_of(&source, &fields);
-        let pairs: Vec<_> = index
-            .fields
-            .iter()
-            .map(|(k, v)| (&**k, v.as_str()))
-            .collect();
+        let pairs: Vec<_> = index.fields.iter().collect();
         assert_eq!(
             pairs,
             [("spec.b", "true"), ("spec.n", "7"), ("spec.s", "x")]

@@ -22,6 +22,7 @@ mod object;
 mod pending;
 mod record;
 mod space;
+mod texts;
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, sync::Arc};
 
@@ -33,6 +34,7 @@ pub use object::{
 };
 pub use record::{Operation, Record, Removal, encoded_len};
 pub use space::FREE_SPACE_FLOOR;
+pub use texts::Texts;
 
 /// Per resource, the revision up to which history has been given up. Absent means none was.
 pub type Floors = BTreeMap<Arc<str>, Revision>;

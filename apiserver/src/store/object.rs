@@ -1,14 +1,13 @@
 //! What the store keeps: keys, encoded objects, and the mutations that change them.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::StoreError;
+use super::{StoreError, Texts};
 
 /// The number of a committed change. Consecutive, store-wide, never reused.
 pub type Revision = u64;
@@ -71,10 +70,10 @@ impl fmt::Debug for ObjectKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexEntry {
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Texts<Box<str>>,
     /// Selectable fields by name (`status.phase`); an absent field counts as the empty string.
     /// `metadata.name` and `metadata.namespace` need not be here: the key answers them.
-    pub fields: BTreeMap<Arc<str>, String>,
+    pub fields: Texts<Arc<str>>,
     /// `metadata.uid`.
     pub uid: Arc<str>,
     /// The uids of `metadata.ownerReferences`.
@@ -317,7 +316,7 @@ impl Stored {
         match name {
             "metadata.name" => Some(&self.key.name),
             "metadata.namespace" => Some(&self.key.namespace),
-            _ => self.index.fields.get(name).map(String::as_str),
+            _ => self.index.fields.get(name),
         }
     }
 }
