@@ -1,6 +1,6 @@
 //! What must be true of every job after every change (rules.md sections 1 to 5), checked on the stream of changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::phase::{derive, may_move};
 use crds::{Job, JobStatus, Phase};
@@ -13,6 +13,48 @@ const CARD_BYTES: u64 = 24 << 30;
 #[derive(Debug, Default)]
 pub struct Invariants {
     jobs: BTreeMap<String, Seen>,
+    gangs: Gangs,
+}
+
+/// What is known of gangs (rules.md section 9).
+#[derive(Debug, Default)]
+struct Gangs {
+    /// Parents, by uid, with the generations that they said may go.
+    gone: BTreeMap<String, BTreeSet<u32>>,
+    /// The gang, by its parent's uid, and the generation of each attempt of a member.
+    attempts: BTreeMap<(String, u32), (String, u32)>,
+    /// Attempts that had begun by the word of the parent.
+    begun: BTreeSet<(String, u32)>,
+}
+
+impl Gangs {
+    /// Takes a change of a parent or of a member in.
+    fn on_job(&mut self, job: &Job, uid: &str, status: &JobStatus) -> Option<String> {
+        let gang = status.gang.as_ref()?;
+        if gang.rank.is_none() {
+            self.gone
+                .entry(uid.to_owned())
+                .or_default()
+                .extend(status.go);
+            return None;
+        }
+        let owners = job.metadata.owner_references.as_deref().unwrap_or_default();
+        let parent = owners.first()?.uid.clone();
+        status.binding.as_ref()?;
+        let attempt = (uid.to_owned(), status.attempt);
+        let of = (parent.clone(), gang.generation);
+        self.attempts.insert(attempt.clone(), of);
+        status.start_time.as_ref()?;
+        let gone = self.gone.get(&parent);
+        if gone.is_some_and(|gone| gone.contains(&gang.generation)) {
+            self.begun.insert(attempt);
+            return None;
+        }
+        Some(format!(
+            "attempt {} began before its gang said that generation {} may go",
+            status.attempt, gang.generation
+        ))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +109,9 @@ impl Invariants {
                 fault("the binding changed within an attempt".to_owned());
             }
         }
+        if let Some(text) = self.gangs.on_job(job, &uid, &status) {
+            fault(text);
+        }
         let line = describe(&name, &status);
         if before.is_none_or(|before| describe(&before.name, &before.status) != line) {
             found.line = Some(line);
@@ -80,6 +125,27 @@ impl Invariants {
     pub fn on_deleted(&mut self, job: &Job) {
         self.jobs
             .remove(job.metadata.uid.as_deref().unwrap_or_default());
+    }
+
+    /// Gangs of which two generations run at once, of what runs now.
+    pub fn mixed_generations(&self, running: &[(String, AttemptId)]) -> Vec<String> {
+        let mut generations: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+        for (_, id) in running {
+            let of = self.gangs.attempts.get(&(id.uid.clone(), id.attempt));
+            if let Some((gang, generation)) = of {
+                generations.entry(gang).or_default().insert(*generation);
+            }
+        }
+        let mixed = generations.into_iter().filter(|(_, some)| some.len() > 1);
+        mixed
+            .map(|(gang, some)| format!("of gang {gang} generations {some:?} run at once"))
+            .collect()
+    }
+
+    /// May this attempt have been started? One of a gang's member only by the word of the gang's parent.
+    pub fn may_have_started(&self, id: &AttemptId) -> bool {
+        let attempt = (id.uid.clone(), id.attempt);
+        !self.gangs.attempts.contains_key(&attempt) || self.gangs.begun.contains(&attempt)
     }
 
     /// GPUs that are promised twice, or beyond what they have.

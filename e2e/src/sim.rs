@@ -351,8 +351,11 @@ impl Sim {
         let runners: Vec<_> = machines
             .map(|machine| (machine.name.clone(), Arc::clone(&machine.runner)))
             .collect();
-        let faults = running_twice(&all_running(&runners));
-        locked(&self.record).faults.extend(faults);
+        let running = all_running(&runners);
+        let mut record = locked(&self.record);
+        let mixed = record.invariants.mixed_generations(&running);
+        record.faults.extend(running_twice(&running));
+        record.faults.extend(mixed);
     }
 
     /// All jobs by name.
@@ -377,6 +380,12 @@ impl Sim {
         let mut faults = record.faults.clone();
         for machine in &self.machines {
             for (id, starts) in machine.runner.starts() {
+                if !record.invariants.may_have_started(&id) {
+                    faults.push(format!(
+                        "attempt {id} was started on {} without its gang's word",
+                        machine.name
+                    ));
+                }
                 if starts > 1 {
                     faults.push(format!(
                         "attempt {id} was started {starts} times on {}",
@@ -450,10 +459,12 @@ async fn witness(
         };
         let mut events = std::pin::pin!(events);
         while let Ok(Some(event)) = events.try_next().await {
-            let twice = running_twice(&all_running(&runners));
+            let running = all_running(&runners);
             let mut record = locked(&record);
             let now = started.elapsed();
-            record.faults.extend(twice);
+            let mixed = record.invariants.mixed_generations(&running);
+            record.faults.extend(running_twice(&running));
+            record.faults.extend(mixed);
             match event {
                 WatchEvent::Added(job) | WatchEvent::Modified(job) => {
                     version = job.metadata.resource_version.clone().unwrap_or(version);

@@ -107,7 +107,8 @@ fn lost(job: &Job, all_were_in: bool) -> Option<(Weight, bool, String)> {
             .and_then(|words| returns(format!("lost its place: {words}")));
     }
     if status.finish_time.is_some() {
-        return if !started {
+        // What could not be started has no start either, and would not be started the next time.
+        return if !phase::may_go(status) {
             returns(format!("was given up before it started: {}", message()))
         } else if is_lost(status) {
             let words = format!("was lost: {}", message());

@@ -23,5 +23,6 @@ mod cause;
 mod decide;
 mod member;
 mod reconcile;
+mod stop;
 
 pub(crate) use reconcile::Gang;

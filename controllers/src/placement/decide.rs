@@ -199,11 +199,19 @@ pub(super) fn infeasible(job: &Arc<Job>, why: String, now: Timestamp) -> Option<
     Op::job_status(job, next)
 }
 
-/// Does somebody want others displaced for the attempt that comes next?
-pub(super) fn room_is_wanted(job: &Job, status: &JobStatus) -> bool {
-    let annotations = job.metadata.annotations.as_ref();
-    let wanted = annotations.and_then(|all| all.get(PREEMPT_BLOCKERS_ANNOTATION)?.parse().ok());
-    wanted == status.attempt.checked_add(1)
+/// Does somebody want others displaced for the attempt that comes next, or for the generation of its gang that waits?
+pub(super) fn room_is_wanted(job: &Job, status: &JobStatus, parents: &[&Job]) -> bool {
+    let gang = parents.first().filter(|_| rank(job).is_some());
+    let generation = gang.and_then(|gang| Some(gang.status.as_ref()?.attempt));
+    let of_gang = gang.and_then(|gang| room_wanted_for(gang));
+    room_wanted_for(job) == status.attempt.checked_add(1)
+        || (of_gang.is_some() && of_gang == generation)
+}
+
+/// The attempt, or the generation of a gang, for which somebody wants others displaced.
+pub(super) fn room_wanted_for(job: &Job) -> Option<u32> {
+    let annotations = job.metadata.annotations.as_ref()?;
+    annotations.get(PREEMPT_BLOCKERS_ANNOTATION)?.parse().ok()
 }
 
 /// The write of a reason, and of what is reserved for the job; nothing when the job bears that class already.

@@ -129,7 +129,8 @@ impl Placement {
         now: Timestamp,
     ) -> bool {
         let id = convert::job_uid(job);
-        match view(job, &world.parents_of(job)) {
+        let parents = world.parents_of(job);
+        match view(job, &parents) {
             View::Holds(status, binding) => {
                 self.keys.insert(id, key.clone());
                 self.untold.remove(key);
@@ -146,7 +147,7 @@ impl Placement {
                 }
                 self.keys.insert(id, key.clone());
                 let avoid = self.avoid(key, status, now);
-                if decide::room_is_wanted(job, status) {
+                if decide::room_is_wanted(job, status, &parents) {
                     self.wanting.insert(key.clone());
                 }
                 let known = Known {
@@ -358,7 +359,7 @@ fn concerns_members(old: Option<&Job>, new: Option<&Job>) -> bool {
         let generation = status.and_then(|status| Some(status.gang.as_ref()?.generation));
         let stopped = status.is_some_and(|status| phase::current_stop(status).is_some());
         let gates = (job.spec.suspend, job.spec.cancel, closing);
-        (gates, generation, stopped)
+        (gates, generation, stopped, decide::room_wanted_for(job))
     };
     old.map(gates) != new.map(gates)
 }

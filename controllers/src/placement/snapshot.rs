@@ -18,7 +18,7 @@ use super::holds;
 use super::runtimes::Runtimes;
 use super::usage;
 use crate::admission::{Withheld, resolve};
-use crate::shell::{Key, World, owner, rank, uid};
+use crate::shell::{Key, World, gang_size, owner, rank, uid};
 
 /// All objects that decide where jobs go, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +148,16 @@ impl Snapshot {
     /// What a job is to placement; nothing when it is not among the objects.
     pub fn standing(&self, job: &Job) -> Option<Standing> {
         self.standings.get(&convert::job_uid(job)).copied()
+    }
+
+    /// The first member of a gang that waits for a node, if the job is a gang's parent: the members wait together.
+    pub fn waiting_member<'a>(&self, gang: &Job, objects: &'a Objects) -> Option<&'a Job> {
+        gang_size(gang)?;
+        let members = objects.jobs.iter().filter(|job| {
+            owner(job).is_some_and(|owner| owner.uid == uid(gang))
+                && self.standing(job) == Some(Standing::Waits)
+        });
+        members.min_by_key(|job| rank(job))
     }
 
     /// A job's identity in the core.

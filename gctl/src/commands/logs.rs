@@ -35,6 +35,9 @@ pub struct Args {
     /// Only the last bytes
     #[arg(long, value_name = "BYTES")]
     pub tail_bytes: Option<u64>,
+    /// Of the member of a gang with this rank
+    #[arg(long, value_name = "N")]
+    pub rank: Option<u32>,
     /// Of this attempt; without it the latest that has written anything
     #[arg(long)]
     pub attempt: Option<u32>,
@@ -45,8 +48,12 @@ pub struct Args {
 /// # Errors
 /// When the job does not exist or has no log.
 pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
+    let name = match args.rank {
+        Some(rank) => format!("{}-{rank}", args.job),
+        None => args.job.clone(),
+    };
     let target = session
-        .job_targets(std::slice::from_ref(&args.job))
+        .job_targets(std::slice::from_ref(&name))
         .await?
         .remove(0);
     let mut reader = Reader::new(session, &target, args.attempt, args.follow);
@@ -216,6 +223,13 @@ impl Reader {
         if status.array.is_some() || job.spec.array.is_some() {
             return Err(Error::State(format!(
                 "failed to {}: it is an array and writes nothing itself; its members do: gctl logs {name}-0",
+                self.attempted
+            )));
+        }
+        if let Some(size) = follow::gang_size(&job) {
+            let last = size - 1;
+            return Err(Error::State(format!(
+                "failed to {}: it is a gang and writes nothing itself; its members {name}-0 to {name}-{last} do: gctl logs {name} --rank 0",
                 self.attempted
             )));
         }

@@ -4,7 +4,7 @@
 //! is displaced goes back to its place in the queue, or ends, as its `onPreemption` says.
 
 use crds::job::OnPreemption;
-use crds::{Job, PREEMPT_ANNOTATION, PREEMPT_BLOCKERS_ANNOTATION, phase};
+use crds::{Job, PREEMPT_ANNOTATION, PREEMPT_BLOCKERS_ANNOTATION, Phase, phase};
 use scheduler::{Millis, preempt};
 use serde_json::json;
 
@@ -58,7 +58,11 @@ async fn displace(session: &Session, target: &Target, force: bool) -> Result<Str
     let job = read(session, target, &attempted).await?;
     let status = job.status.clone().unwrap_or_default();
     let held = phase::held_binding(&status).filter(|_| status.outcome.is_none());
-    let Some(binding) = held else {
+    let gang = follow::gang_size(&job);
+    let up = matches!(follow::phase_of(&job), Phase::Scheduled | Phase::Running);
+    let place = held.map(|binding| binding.node_name.clone());
+    let nodes = gang.filter(|_| up).map(|size| format!("its {size} nodes"));
+    let Some(place) = place.or(nodes) else {
         return Err(Error::State(format!(
             "{label} holds nothing that could be taken ({:?})",
             follow::phase_of(&job)
@@ -76,8 +80,8 @@ async fn displace(session: &Session, target: &Target, force: bool) -> Result<Str
         OnPreemption::Stop => "ends as Preempted",
     };
     Ok(format!(
-        "{label} is displaced from {} (attempt {}) and {next}",
-        binding.node_name, status.attempt
+        "{label} is displaced from {place} (attempt {}) and {next}",
+        status.attempt
     ))
 }
 
@@ -92,11 +96,14 @@ async fn blockers(session: &mut Session, name: &str) -> Result<Exit, Error> {
     let attempted = format!("preempt the blockers of {label}");
     let job = read(session, target, &attempted).await?;
     let now = (session.clock)();
-    let (_, snapshot) = snapshot::take(session).await?;
-    let id = controllers::Snapshot::id(&job);
-    let plan = preempt::plan(&snapshot.cluster, &id, Millis(now.as_millisecond()))
+    let (objects, snapshot) = snapshot::take(session).await?;
+    let waiting = snapshot.waiting_member(&job, &objects);
+    let id = controllers::Snapshot::id(waiting.unwrap_or(&job));
+    let plans = preempt::plan_gang(&snapshot.cluster, &id, Millis(now.as_millisecond()))
         .map_err(|why| Error::State(format!("nobody is displaced for {label}: {why}")))?;
-    let attempt = job.status.as_ref().map_or(0, |status| status.attempt) + 1;
+    // The generation of a gang has its number while it waits; a job gets its attempt's when it is bound.
+    let known = job.status.as_ref().map_or(0, |status| status.attempt);
+    let attempt = known + u32::from(waiting.is_none());
     annotate(
         session,
         target,
@@ -105,21 +112,23 @@ async fn blockers(session: &mut Session, name: &str) -> Result<Exit, Error> {
     )
     .await?;
     let namespace = session.namespace.clone();
-    session
-        .output
-        .line(format!("{label} gets room on {}", plan.placement.node))?;
-    for victim in &plan.victims {
-        let name = snapshot.name(&victim.job, &namespace);
-        session.output.line(format!(
-            "  displaces {name} (priority {}, queue {})",
-            victim.priority, victim.queue
-        ))?;
-    }
-    for leaving in &plan.leaving {
-        let name = snapshot.name(leaving, &namespace);
+    for plan in &plans {
         session
             .output
-            .line(format!("  waits for {name}, which is being stopped"))?;
+            .line(format!("{label} gets room on {}", plan.placement.node))?;
+        for victim in &plan.victims {
+            let name = snapshot.name(&victim.job, &namespace);
+            session.output.line(format!(
+                "  displaces {name} (priority {}, queue {})",
+                victim.priority, victim.queue
+            ))?;
+        }
+        for leaving in &plan.leaving {
+            let name = snapshot.name(leaving, &namespace);
+            session
+                .output
+                .line(format!("  waits for {name}, which is being stopped"))?;
+        }
     }
     Ok(Exit::Ok)
 }

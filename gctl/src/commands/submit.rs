@@ -93,11 +93,14 @@ pub struct Args {
     /// Most members of the array at once
     #[arg(long, value_name = "K", requires = "array")]
     pub parallelism: Option<u32>,
+    /// Run as a gang: so many tasks, each on a node of its own, which start together or not at all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub replicas: Option<u32>,
     /// Stay until the job has ended and say its transitions; exit 3 if it did not succeed
     #[arg(long)]
     pub wait: bool,
     /// Like --wait, and copy the job's output to standard output
-    #[arg(long, conflicts_with_all = ["array", "output"])]
+    #[arg(long, conflicts_with_all = ["array", "replicas", "output"])]
     pub logs: bool,
     /// Make no job: print what would be made, checked by the server, and say where it would go and what it would displace
     /// (or, with `client`, only print it, unchecked)
@@ -335,6 +338,7 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
         pending_deadline_seconds: args.pending_limit.map(|span| span.as_secs()),
         termination_grace_period_seconds: small_seconds("grace-period", args.grace_period)?,
         ttl_seconds_after_finished: args.ttl.map(|span| span.as_secs()),
+        replicas: args.replicas,
         array: args.array.map(|count| ArraySpec {
             count: Some(count),
             parallelism: args.parallelism,

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use scheduler::explain;
 use scheduler::whatif::{DryRun, Remedy};
 use scheduler::why::Why;
-use scheduler::{Cluster, Millis, preempt};
+use scheduler::{Cluster, Gang, Millis, preempt};
 use serde_json::{Value, json};
 
 use super::snapshot;
@@ -77,7 +77,9 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     })?;
     let (objects, snapshot) = snapshot::take(session).await?;
     let now = (session.clock)();
-    let id = controllers::Snapshot::id(&job);
+    // A gang waits as its members do, who wait together.
+    let waiting = snapshot.waiting_member(&job, &objects);
+    let id = controllers::Snapshot::id(waiting.unwrap_or(&job));
     let millis = Millis(now.as_millisecond());
     let what_if = |cluster: &Cluster| cluster.what_if(&id, millis);
     let answer = Answer {
@@ -219,7 +221,13 @@ impl Answer {
                 let place = follow::place(&self.job, &self.gpus);
                 format!("it has its place: {}", place.unwrap_or_default())
             }
-            Some(Standing::NotReady) => "it is suspended; `suspend: false` lets it wait".to_owned(),
+            Some(Standing::NotReady) => match &status.waiting {
+                Some(waiting) if waiting.reason != "Suspended" => {
+                    let message = waiting.message.as_deref().unwrap_or_default();
+                    format!("{}: {message}", waiting.reason)
+                }
+                _ => "it is suspended; `suspend: false` lets it wait".to_owned(),
+            },
             Some(Standing::Waits | Standing::Aside) | None => match &status.waiting {
                 Some(waiting) => match &waiting.message {
                     Some(message) => format!("{}: {message}", waiting.reason),
@@ -228,7 +236,9 @@ impl Answer {
                 None => status.message.clone().unwrap_or_else(|| {
                     if follow::phase_of(&self.job).is_terminal() {
                         "it has ended".to_owned()
-                    } else if self.job.spec.array.is_some() {
+                    } else if self.job.spec.array.is_some()
+                        || follow::gang_size(&self.job).is_some()
+                    {
                         "its members wait and run for it".to_owned()
                     } else {
                         "the admission controller has not seen it yet".to_owned()
@@ -420,7 +430,7 @@ pub(super) async fn dry_run(session: &mut Session, job: &Job) -> Result<Vec<Stri
         zone: TimeZone::system(),
         now,
     };
-    let candidate = match snapshot.candidate(job, &objects, now) {
+    let mut candidate = match snapshot.candidate(job, &objects, now) {
         Ok(candidate) => candidate,
         Err(withheld) => return Ok(vec![format!("it would wait: {withheld}")]),
     };
@@ -428,8 +438,25 @@ pub(super) async fn dry_run(session: &mut Session, job: &Job) -> Result<Vec<Stri
     let namespace = session.namespace.clone();
     let millis = Millis(now.as_millisecond());
     let named = |text: String| snapshot.named(&text, &namespace);
-    Ok(match snapshot.cluster.dry_run(candidate, millis) {
+    let mut cluster = snapshot.cluster.clone();
+    let size = follow::gang_size(job);
+    if let Some(size) = size {
+        let id = format!("{}/1", candidate.uid).into();
+        candidate.gang = Some(Gang { id, size });
+        for rank in 1..size {
+            let uid = format!("{}/{rank}", candidate.uid).into();
+            let member = candidate.clone();
+            cluster.upsert_job(scheduler::Job { uid, ..member });
+        }
+    }
+    Ok(match cluster.dry_run(candidate, millis) {
         None => Vec::new(),
+        Some(DryRun::Starts(_)) if size.is_some() => {
+            let size = size.unwrap_or_default();
+            vec![format!(
+                "its {size} members would start at once, each on a node of its own"
+            )]
+        }
         Some(DryRun::Starts(placement)) => {
             let names: Vec<String> = placement
                 .gpus

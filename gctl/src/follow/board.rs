@@ -84,7 +84,10 @@ pub fn ending(job: &Job) -> String {
         (None, None, Some(array)) => {
             format!("{} of {} succeeded", array.succeeded, array.total)
         }
-        (None, None, None) => String::new(),
+        (None, None, None) => match (&status.gang, gang_size(job)) {
+            (Some(gang), Some(size)) => format!("{} of {size} succeeded", gang.succeeded),
+            _ => String::new(),
+        },
     };
     if let (Some(start), Some(finish)) = (&status.start_time, &status.finish_time) {
         if !text.is_empty() {
@@ -130,20 +133,9 @@ fn detail(job: &Job, phase: Phase, gpus: &GpuIndex) -> String {
     let empty = crds::JobStatus::default();
     let status = job.status.as_ref().unwrap_or(&empty);
     match phase {
-        Phase::Pending => match &status.waiting {
-            Some(waiting) => match &waiting.message {
-                Some(message) => format!("{}: {message}", waiting.reason),
-                None => waiting.reason.clone(),
-            },
-            // Said from the spec, so that the array controller's first tally is no news.
-            None => job
-                .spec
-                .array
-                .as_ref()
-                .and_then(|array| array.count)
-                .map_or_else(String::new, |count| format!("array of {count}")),
-        },
+        Phase::Pending => waiting(job, status),
         Phase::Running if status.array.is_some() && status.binding.is_none() => String::new(),
+        Phase::Scheduled | Phase::Running if gang_size(job).is_some() => gang_place(status),
         Phase::Scheduled | Phase::Running | Phase::Unknown => place(job, gpus).unwrap_or_default(),
         Phase::Stopping => status.stop.as_ref().map_or_else(
             || "its process ended".to_owned(),
@@ -163,6 +155,41 @@ fn detail(job: &Job, phase: Phase, gpus: &GpuIndex) -> String {
         | Phase::Infeasible
         | Phase::Lost => ending(job),
     }
+}
+
+/// What a job that has no place waits for.
+fn waiting(job: &Job, status: &crds::JobStatus) -> String {
+    if let Some(waiting) = &status.waiting {
+        return match &waiting.message {
+            Some(message) => format!("{}: {message}", waiting.reason),
+            None => waiting.reason.clone(),
+        };
+    }
+    // Said from the spec, so that their controllers' first tallies are no news.
+    let array = job.spec.array.as_ref().and_then(|array| array.count);
+    match (array, gang_size(job)) {
+        (Some(count), _) => format!("array of {count}"),
+        (None, Some(size)) => format!("gang of {size}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// Number of members of a gang, if the job is the parent of one.
+pub fn gang_size(job: &Job) -> Option<u32> {
+    let size = job.spec.replicas.filter(|size| *size > 1)?;
+    job.spec.array.is_none().then_some(size)
+}
+
+/// How far the generation of a gang is that has its nodes.
+fn gang_place(status: &crds::JobStatus) -> String {
+    let Some(gang) = &status.gang else {
+        return String::new();
+    };
+    let generation = match gang.generation {
+        0 | 1 => String::new(),
+        generation => format!(", generation {generation}"),
+    };
+    format!("{} nodes{generation}", gang.size)
 }
 
 /// The phase of a job; a job without status waits for admission.
@@ -201,7 +228,7 @@ pub enum Ended {
 }
 
 impl Board {
-    /// Follows these jobs, and the members of those that are arrays.
+    /// Follows these jobs, and the members of those that are arrays or gangs.
     pub fn new(targets: impl IntoIterator<Item = JobKey>) -> Self {
         Board {
             targets: targets.into_iter().map(|key| (key, None)).collect(),
@@ -228,12 +255,13 @@ impl Board {
 
     fn concerns(&self, key: &JobKey, job: &Job) -> bool {
         self.targets.contains_key(key)
-            || job
-                .metadata
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(crds::ARRAY_LABEL))
-                .is_some_and(|parent| self.targets.contains_key(&(key.0.clone(), parent.clone())))
+            || [crds::ARRAY_LABEL, crds::GANG_LABEL].iter().any(|label| {
+                let labels = job.metadata.labels.as_ref();
+                let parent = labels.and_then(|labels| labels.get(*label));
+                parent.is_some_and(|parent| {
+                    self.targets.contains_key(&(key.0.clone(), parent.clone()))
+                })
+            })
     }
 
     /// The job looks like this now; answers with its transition, if it made one.
@@ -329,6 +357,7 @@ fn outcome_row(label: String, job: &Job) -> Vec<String> {
     let finish = status.finish_time.as_ref().map(|time| time.0);
     let message = match &status.array {
         Some(array) => format!("{} of {} members succeeded", array.succeeded, array.total),
+        None if gang_size(job).is_some() => status.message.clone().unwrap_or_default(),
         None if phase_of(job) == Phase::Succeeded => String::new(),
         None => status.message.clone().unwrap_or_default(),
     };
@@ -429,6 +458,36 @@ mod tests {
         member.metadata.labels = Some([(crds::ARRAY_LABEL.to_owned(), "sweep".to_owned())].into());
         assert!(board.see(&member, &gpus()).is_some());
         assert!(!board.is_finished());
+    }
+
+    #[test]
+    fn a_gang_is_said_as_a_whole_and_by_its_members() {
+        let mut board = board(&["train"]);
+        let mut lines = Vec::new();
+        for status in [
+            json!({}),
+            json!({"phase": "Scheduled", "gang": {"size": 2, "generation": 1}}),
+            json!({"phase": "Running", "gang": {"size": 2, "generation": 2}}),
+            json!({"phase": "Succeeded", "gang": {"size": 2, "generation": 2, "succeeded": 2}}),
+        ] {
+            let mut gang = job("train", status);
+            gang.spec.replicas = Some(2);
+            if let Some(said) = board.see(&gang, &gpus()) {
+                lines.push(format!("{} {} {}", said.name, said.phase, said.detail));
+            }
+        }
+        let expected = [
+            "train Pending gang of 2",
+            "train Scheduled 2 nodes",
+            "train Running 2 nodes, generation 2",
+            "train Succeeded 2 of 2 succeeded",
+        ];
+        assert_eq!(lines, expected);
+        let mut member = job("train-0", json!({"phase": "Running"}));
+        let mut other = Board::new([("default".to_owned(), "train".to_owned())]);
+        assert_eq!(other.see(&member, &gpus()), None);
+        member.metadata.labels = Some([(crds::GANG_LABEL.to_owned(), "train".to_owned())].into());
+        assert!(other.see(&member, &gpus()).is_some());
     }
 
     #[test]

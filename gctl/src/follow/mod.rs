@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use self::board::{
-    Board, Ended, GpuIndex, JobKey, Transition, ending, key_of, phase_of, place, read_job,
+    Board, Ended, GpuIndex, JobKey, Transition, ending, gang_size, key_of, phase_of, place,
+    read_job,
 };
 use crate::error::Error;
 use crate::output::table::Columns;
