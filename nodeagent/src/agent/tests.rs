@@ -569,4 +569,5 @@ life!(
 );
 
 mod checkpoints;
+mod gang;
 mod looks;

@@ -18,39 +18,38 @@ pub(super) struct Hold {
     port: Port,
 }
 
-impl JobSlot {
-    /// Goes by what is known of the job now: what is not, as it is about to be read again, lets nothing go.
-    pub(super) fn update_hold(&mut self, node: &str, boot_id: &str) {
-        let job = match &self.seen {
-            Known::Job { job, .. } => job,
-            Known::Unverified { .. } => return,
-            Known::Gone => {
-                self.hold = None;
-                return;
-            }
-        };
-        let status = job.status.as_ref();
-        let Some((status, charge)) =
-            status.and_then(|status| Some((status, wanted(status, node)?)))
-        else {
-            self.hold = None;
-            return;
-        };
-        if self
-            .hold
-            .as_ref()
-            .is_some_and(|hold| hold.attempt == status.attempt)
-        {
-            return;
-        }
-        // Claimed by an agent before this one.
-        let claim = phase::current_claim(status).filter(|claim| claim.boot_id == boot_id);
-        let endpoint = claim.and_then(|claim| claim.endpoint.as_ref());
-        self.hold = endpoint.map(|endpoint| Hold {
+impl Hold {
+    /// What a member holds that an agent of this boot has claimed, be it one before this.
+    fn of_claimed(job: &Job, node: &str, boot_id: &str) -> Option<Self> {
+        let status = job.status.as_ref()?;
+        let charge = wanted(status, node)?;
+        let claim = phase::current_claim(status).filter(|claim| claim.boot_id == boot_id)?;
+        let endpoint = claim.endpoint.as_ref()?;
+        Some(Self {
             attempt: status.attempt,
             charge,
             port: Port::unkept(endpoint.port),
+        })
+    }
+}
+
+impl JobSlot {
+    /// Goes by what is known of the job now. What the watch says while the job is being read lets nothing go.
+    pub(super) fn update_hold(&mut self, node: &str, boot_id: &str) {
+        let job = match &self.seen {
+            Known::Job { job, .. } => job,
+            Known::Unverified { news: Some(job) } if self.hold.is_none() => job,
+            Known::Unverified { .. } | Known::Gone => return,
+        };
+        let status = job.status.as_ref();
+        let stays = self.hold.as_ref().is_some_and(|hold| {
+            status.is_some_and(|status| {
+                status.attempt == hold.attempt && wanted(status, node).is_some()
+            })
         });
+        if !stays {
+            self.hold = Hold::of_claimed(job, node, boot_id);
+        }
     }
 
     /// The job is about to listen on its port, if it does.

@@ -64,9 +64,11 @@ impl Shell {
         }
         let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
         let job = Arc::new(job);
+        let node = &self.context.options.node_name;
+        let boot_id = &self.context.facts.boot_id;
         let Some(slot) = self.jobs.get_mut(&uid) else {
             let mut slot = JobSlot::new(namespace, name, Known::Job { job, fresh });
-            slot.update_hold(&self.context.options.node_name, &self.context.facts.boot_id);
+            slot.update_hold(node, boot_id);
             self.jobs.insert(uid.clone(), slot);
             self.enqueue(&uid);
             return;
@@ -85,6 +87,7 @@ impl Shell {
             Known::Unverified { news } => {
                 if news.as_deref().is_none_or(newer_than) {
                     *news = Some(job);
+                    slot.update_hold(node, boot_id);
                 }
                 return;
             }
@@ -97,7 +100,7 @@ impl Shell {
         slot.namespace = namespace;
         slot.name = name;
         slot.seen = seen;
-        slot.update_hold(&self.context.options.node_name, &self.context.facts.boot_id);
+        slot.update_hold(node, boot_id);
         self.enqueue(&uid);
     }
 
