@@ -7,6 +7,8 @@ mod checkpoints;
 mod common;
 #[path = "attempts/fences.rs"]
 mod fences;
+#[path = "attempts/gangs.rs"]
+mod gangs;
 #[path = "attempts/lingering.rs"]
 mod lingering;
 
