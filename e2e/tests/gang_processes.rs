@@ -1,13 +1,15 @@
 //! Gangs of real processes: they meet by what their environment says, and an agent that is killed while a member waits for
 //! the others starts nothing and forgets nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use crds::{Job, JobStatus, Phase};
-use e2e::processes::{Cluster, Role, wait_for};
+use anyhow::{Context, Result, bail, ensure};
+use crds::{Job, JobStatus, Node, Phase};
+use e2e::processes::{Cluster, Role, binary, client, kill_everything_below, wait_for};
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -66,10 +68,160 @@ fn status(job: &Job) -> JobStatus {
     job.status.clone().unwrap_or_default()
 }
 
+/// `gctl up` with three nodes on this host, of which each has one GPU.
+struct Up {
+    dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Up {
+    fn start(manifest: &Value) -> Result<Up> {
+        let dir = tempfile::Builder::new().prefix("gctl-gang-").tempdir()?;
+        let file = dir.path().join("gang.json");
+        fs::write(
+            &file,
+            manifest
+                .to_string()
+                .replace("NOTES", &dir.path().display().to_string()),
+        )?;
+        let mut child = Command::new(binary("gctl"))
+            .args([
+                "up",
+                "--listen",
+                "127.0.0.1:0",
+                "--sim-nodes",
+                "3",
+                "--sim-gpus",
+                "2x24Gi",
+            ])
+            .args(["--address", "localhost"])
+            .arg("--apply")
+            .arg(&file)
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
+        let up = Up { dir, child };
+        for line in lines.by_ref() {
+            if line?.contains("listening on https://") {
+                std::thread::spawn(move || lines.for_each(drop));
+                return Ok(up);
+            }
+        }
+        bail!("gctl up ended before it listened")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        kill_everything_below(self.dir.path());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_tasks_of_a_gang_meet_by_what_their_environment_says() -> Result<()> {
+    let up = Up::start(&json!({
+        "apiVersion": "gctl.dev/v1", "kind": "Job",
+        "metadata": {"name": "trio"},
+        "spec": {
+            "replicas": 3,
+            "script": task(Path::new("NOTES")),
+            "env": [{"name": "NODE_RANK", "value": "mine"}],
+            "resources": {"gpus": 2},
+        },
+    }))?;
+    let notes = up.dir.path();
+    let client = client(&notes.join("data/kubeconfig")).await?;
+    let jobs: Api<Job> = Api::namespaced(client.clone(), "default");
+    let parent = wait_for(&jobs, "trio", |job| {
+        let phase = status(job).phase;
+        phase.is_some_and(Phase::is_terminal)
+    })
+    .await?;
+    let mut nodes = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    for rank in 0..3 {
+        let member = jobs.get(&format!("trio-{rank}")).await?;
+        let log = log_of(&client, &format!("trio-{rank}")).await?;
+        let status = status(&member);
+        assert_eq!(
+            status.phase,
+            Some(Phase::Succeeded),
+            "{rank}: {status:?} {log}"
+        );
+        let met = match rank {
+            0 => "rank 0 met 1,2\n".to_owned(),
+            rank => format!("rank {rank} is one of 1,2\n"),
+        };
+        assert_eq!(log, met);
+        let claim = status.claim.context("it was claimed")?;
+        nodes.insert(claim.node_name);
+        ports.insert(claim.endpoint.context("a member says where it is")?.port);
+        let env = variables(notes, rank)?;
+        let number = rank.to_string();
+        for (name, value) in [
+            ("GCTL_GANG_RANK", number.as_str()),
+            ("GCTL_GANG_SIZE", "3"),
+            ("GCTL_GANG_GENERATION", "1"),
+            ("GCTL_GANG_HOSTS", "localhost,localhost,localhost"),
+            ("RANK", &number),
+            ("NODE_RANK", "mine"),
+            ("WORLD_SIZE", "3"),
+            ("MASTER_ADDR", "localhost"),
+            ("PET_NNODES", "3"),
+            ("PET_NODE_RANK", &number),
+            ("PET_MASTER_ADDR", "localhost"),
+            ("PET_MASTER_PORT", &env["MASTER_PORT"]),
+        ] {
+            assert_eq!(env[name], value, "{name} of rank {rank}");
+        }
+        let hosts = fs::read_to_string(notes.join(format!("hosts.{rank}")))?;
+        assert_eq!(hosts, "localhost slots=2\n".repeat(3));
+    }
+    assert_eq!((nodes.len(), ports.len()), (3, 3), "{nodes:?} {ports:?}");
+    assert_eq!(status(&parent).phase, Some(Phase::Succeeded));
+    let nodes: Api<Node> = Api::all(client);
+    let address = nodes
+        .get("sim-0")
+        .await?
+        .status
+        .context("registered")?
+        .address;
+    assert_eq!(address.as_deref(), Some("localhost"));
+    Ok(())
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_with_the_flags_name() -> Result<()> {
+    for (program, args) in [
+        ("gctl", vec!["up", "--address", "10.0.0.7:80"]),
+        (
+            "nodeagent",
+            vec!["--data-dir", "/nowhere", "--address", "10.0.0.7:80"],
+        ),
+    ] {
+        let output = Command::new(binary(program)).args(args).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{program}");
+        assert!(
+            text.contains("--address") && text.contains("without scheme or port"),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
 /// The test stands in for the controllers, so that it says itself when the gang may go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_killed_between_claim_and_go_goes_on_waiting() -> Result<()> {
-    let mut cluster = Cluster::prepare("none")?;
+    let mut cluster = Cluster::prepare("1x24Gi")?;
     cluster.launch(Role::Apiserver)?;
     cluster.launch(Role::Nodeagent)?;
     let client = cluster.client().await?;

@@ -156,6 +156,7 @@ fn the_table_of_a_member_until_it_runs() {
             vec!["write End Cancelled"],
         ),
         (
+            // The gang controller says what follows for all of them.
             "another boot after it began",
             observed(fresh(&lost), none()),
             vec!["write End Stopping"],
