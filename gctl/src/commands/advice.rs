@@ -10,6 +10,7 @@ use controllers::{Objects, Snapshot};
 use crds::{Job, Node};
 use jiff::Timestamp;
 use scheduler::explain::Standing;
+use scheduler::whatif::DryRun;
 use scheduler::{Millis, ReasonClass, Settings};
 use serde::de::DeserializeOwned;
 
@@ -125,24 +126,30 @@ fn judge(objects: &Objects, job: &Job, now: Timestamp) -> Verdict {
         }
     };
     let id = candidate.uid.clone();
-    snapshot.cluster.upsert_job(candidate);
-    match snapshot.cluster.explain(&id) {
-        Some(Standing::Never(why)) => Verdict::Said(why.to_string()),
-        Some(Standing::Waits(why)) => {
-            let others = match why.class() {
-                ReasonClass::InsufficientVram | ReasonClass::InsufficientGpus => {
-                    "; processes that are no job's hold the rest"
-                }
-                _ => "",
+    let at = Millis(now.as_millisecond());
+    let trial = snapshot.cluster.dry_run(candidate.clone(), at);
+    let why = match trial {
+        Some(DryRun::Never(why)) => return Verdict::Said(why.to_string()),
+        Some(DryRun::Waits { why, .. }) => why,
+        Some(DryRun::Starts(_)) => {
+            snapshot.cluster.upsert_job(candidate);
+            return match snapshot.cluster.scores(&id, 2).as_slice() {
+                [only] => Verdict::Only(only.node.to_string()),
+                _ => Verdict::Fine,
             };
-            Verdict::Said(format!("even without other jobs, {why}{others}"))
         }
-        Some(Standing::Fits(_)) => match snapshot.cluster.scores(&id, 2).as_slice() {
-            [only] => Verdict::Only(only.node.to_string()),
-            _ => Verdict::Fine,
-        },
-        Some(Standing::Bound(_)) | None => Verdict::Fine,
-    }
+        None => return Verdict::Fine,
+    };
+    let Standing::Waits(why) = &why.standing else {
+        return Verdict::Fine;
+    };
+    let others = match why.class() {
+        ReasonClass::InsufficientVram | ReasonClass::InsufficientGpus => {
+            "; processes that are no job's hold the rest"
+        }
+        _ => "",
+    };
+    Verdict::Said(format!("even without other jobs, {why}{others}"))
 }
 
 /// Whom the job waits behind on the only node that could take it, if that is busy.
@@ -263,7 +270,7 @@ mod tests {
             ),
             (
                 json!({"resources": {"gpus": 1, "gpu": {"model": "B200"}}}),
-                "B200",
+                "b200",
             ),
             (
                 json!({"resources": {"vram": "80Gi"}}),
