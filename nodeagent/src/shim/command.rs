@@ -1,17 +1,16 @@
 //! Starts an attempt's command below its shim: own session, own user, own environment, output into one file.
 //!
-//! The exec itself is reported through a pipe that closes on success, so a command that cannot be started is known
-//! before anything else happens, with the reason in words.
+//! The child shares the shim's memory until its exec, and the shim waits for that, so a command that cannot be started is
+//! known before anything else happens, with the reason in words.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Pid, Uid};
 
@@ -39,14 +38,14 @@ pub(crate) struct StartFailure {
 /// What a child was about to do when it failed.
 #[derive(Clone, Copy)]
 enum Stage {
-    User = 1,
-    Directory = 2,
-    Exec = 3,
-    Output = 4,
-    Checkpoints = 5,
+    User,
+    Directory,
+    Exec,
+    Output,
+    Checkpoints,
 }
 
-/// Forks and executes. Returns once exec succeeded or failed.
+/// Makes the child and executes. Returns once exec succeeded or failed.
 pub(crate) fn start(
     request: &StartRequest,
     dir: &Path,
@@ -55,40 +54,39 @@ pub(crate) fn start(
     cgroup: Option<&Cgroup>,
 ) -> Result<Pid, StartFailure> {
     let plan = Plan::new(request, dir)?;
-    let (mut reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
-        .map(|(reader, writer)| (File::from(reader), writer))
-        .map_err(|error| failed(format!("cannot make a pipe: {}", error.desc())))?;
-    match fork(cgroup) {
-        Ok((Some(pid), _)) => {
-            drop(writer);
-            let mut report = Vec::with_capacity(8);
-            let _ = reader.read_to_end(&mut report);
-            match report.first_chunk::<5>() {
-                None => Ok(pid),
-                // The child is left to the shim's wait for everything below it.
-                Some(bytes) => Err(plan.explain(*bytes)),
-            }
+    let mut failure = None;
+    let pid = start_in(cgroup, |to_join| {
+        if let Some(cgroup) = to_join {
+            // Best effort: without it, the shim still holds the tree.
+            let _ = cgroup.join();
         }
-        Ok((None, to_join)) => {
-            drop(reader);
-            if let Some(cgroup) = to_join {
-                // Best effort: without it, the shim still holds the tree.
-                let _ = cgroup.join();
-            }
-            plan.become_command(log, writer, oom_score_adj)
+        let (stage, error) = plan.try_become(log, oom_score_adj);
+        failure = Some((stage, error));
+        if error == Errno::ENOENT {
+            NOT_FOUND
+        } else {
+            NOT_EXECUTABLE
         }
-        Err(error) => Err(failed(format!("cannot fork: {error}"))),
+    })
+    .map_err(|error| failed(format!("cannot make a process: {error}")))?;
+    match failure {
+        None => Ok(pid),
+        // The child is left to the shim's wait for everything below it.
+        Some((stage, error)) => Err(plan.explain(stage, error)),
     }
 }
 
-/// Forks into the cgroup where that can be; else the child has yet to join the one that is returned.
-fn fork(cgroup: Option<&Cgroup>) -> io::Result<(Option<Pid>, Option<&Cgroup>)> {
+/// Makes the child in the cgroup where that can be; else it has yet to join the one that `act` is given.
+fn start_in(
+    cgroup: Option<&Cgroup>,
+    mut act: impl FnMut(Option<&Cgroup>) -> i32,
+) -> io::Result<Pid> {
     if let Some(target) = cgroup.and_then(Cgroup::clone_target)
-        && let Ok(forked) = sys::fork_into(&target)
+        && let Ok(pid) = sys::start_sharing(Some(target.as_fd()), &mut || act(None))
     {
-        return Ok((forked, None));
+        return Ok(pid);
     }
-    Ok((sys::fork()?, cgroup))
+    sys::start_sharing(None, &mut || act(cgroup))
 }
 
 fn failed(text: String) -> StartFailure {
@@ -180,20 +178,8 @@ impl Plan {
         })
     }
 
-    /// In the child: becomes the command, or reports why not and ends.
-    fn become_command(&self, log: &File, report: OwnedFd, oom_score_adj: Option<i32>) -> ! {
-        let (stage, error) = self.try_become(log, oom_score_adj);
-        let mut bytes = [0; 5];
-        bytes[0] = stage as u8;
-        bytes[1..].copy_from_slice(&(error as i32).to_le_bytes());
-        let _ = File::from(report).write_all(&bytes);
-        sys::exit_now(if error == Errno::ENOENT {
-            NOT_FOUND
-        } else {
-            NOT_EXECUTABLE
-        })
-    }
-
+    /// In the child: becomes the command, or says why not. It has the shim's memory, and what it allocates before it
+    /// becomes the command stays allocated there.
     fn try_become(&self, log: &File, oom_score_adj: Option<i32>) -> (Stage, Errno) {
         let _ = nix::unistd::setsid();
         if let Some(score) = oom_score_adj {
@@ -246,41 +232,39 @@ impl Plan {
         worst
     }
 
-    fn explain(&self, report: [u8; 5]) -> StartFailure {
-        let number = i32::from_le_bytes([report[1], report[2], report[3], report[4]]);
-        let error = Errno::from_raw(number);
+    fn explain(&self, stage: Stage, error: Errno) -> StartFailure {
         let word = |text: &CString| text.to_string_lossy().into_owned();
         let program = self.arguments.first().map(word).unwrap_or_default();
-        let directory = word(&self.directory);
-        let user = self.run_as.as_ref().map_or(0, |run_as| run_as.uid);
-        let (code, text) = match report[0] {
-            stage if stage == Stage::User as u8 => (
-                NOT_EXECUTABLE,
-                format!("cannot become user {user}: {}", error.desc()),
-            ),
-            stage if stage == Stage::Directory as u8 => (
-                NOT_EXECUTABLE,
-                format!(
+        let (code, text) = match stage {
+            Stage::User => {
+                let user = self.run_as.as_ref().map_or(0, |run_as| run_as.uid);
+                let text = format!("cannot become user {user}: {}", error.desc());
+                (NOT_EXECUTABLE, text)
+            }
+            Stage::Directory => {
+                let directory = word(&self.directory);
+                let text = format!(
                     "cannot enter the working directory `{directory}`: {}",
                     error.desc()
-                ),
-            ),
-            stage if stage == Stage::Checkpoints as u8 => (
+                );
+                (NOT_EXECUTABLE, text)
+            }
+            Stage::Checkpoints => (
                 NOT_EXECUTABLE,
                 self.checkpoints
                     .as_ref()
                     .map(|place| place.explain(error))
                     .unwrap_or_default(),
             ),
-            stage if stage == Stage::Output as u8 => (
+            Stage::Output => (
                 NOT_EXECUTABLE,
                 format!("cannot direct the output: {}", error.desc()),
             ),
-            _ if error == Errno::ENOENT && self.candidates.len() > 1 => (
+            Stage::Exec if error == Errno::ENOENT && self.candidates.len() > 1 => (
                 NOT_FOUND,
                 format!("command `{program}` was not found in PATH"),
             ),
-            _ => (
+            Stage::Exec => (
                 if error == Errno::ENOENT {
                     NOT_FOUND
                 } else {

@@ -1,15 +1,16 @@
-//! The few system calls that Rust cannot prove safe: fork (into a cgroup too), exit without handlers, signal dispositions, closing
-//! everything, leases, and the clock that goes on while the machine sleeps. All unsafe code of this crate is in this
-//! file and in `gpu/nvml/raw.rs`.
+//! The few system calls that Rust cannot prove safe: fork, a child that shares this process's memory until its exec, exit
+//! without handlers, signal dispositions, closing everything, leases, and the clock that goes on while the machine
+//! sleeps. All unsafe code of this crate is in this file and in `gpu/nvml/raw.rs`.
 #![expect(
     unsafe_code,
-    reason = "fork, clone3, sigaction, close_range and leases have no safe form"
+    reason = "fork, clone, sigaction, close_range and leases have no safe form"
 )]
 
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -30,40 +31,125 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Forks with the child in a cgroup of v2 from its first moment, which costs far less than moving it there. The caller
-/// must be single-threaded.
-pub(crate) fn fork_into(cgroup: impl AsFd) -> io::Result<Option<Pid>> {
+/// The stack of a child that shares this process's memory: the child makes a handful of calls and executes.
+const CHILD_STACK: usize = 64 * 1024;
+
+/// Makes a child that runs `act` and ends with what that returns, unless it has become another program by then. Returns
+/// once either has happened.
+///
+/// Until then the child has this process's memory and this process waits, so nothing is copied, and nothing has to be
+/// faulted in twice. Descriptors, user, directory, session and signals are the child's own. With `cgroup`, a folder of v2,
+/// the child is in it from its first moment, which costs far less than moving it there; not every machine can do that.
+/// The caller must be single-threaded.
+pub(crate) fn start_sharing<Act: FnMut() -> c_int>(
+    cgroup: Option<BorrowedFd<'_>>,
+    act: &mut Act,
+) -> io::Result<Pid> {
+    extern "C" fn enter<Act: FnMut() -> c_int>(act: *mut libc::c_void) -> c_int {
+        // SAFETY: it is the reference that `start_sharing` was given, whose owner waits for this process meanwhile.
+        unsafe { (*act.cast::<Act>())() }
+    }
+    let mut stack = Box::<[u8]>::new_uninit_slice(CHILD_STACK);
+    let act = std::ptr::from_mut(act).cast();
+    let pid = if let Some(cgroup) = cgroup {
+        clone_into(cgroup, &mut stack, enter::<Act>, act)?
+    } else {
+        // SAFETY: the stack is valid for writing, grows downwards on everything that Linux and Rust share, and is
+        // unused once the call returns, because of CLONE_VFORK. Its end is aligned as every machine wants it.
+        unsafe {
+            let end = stack.as_mut_ptr().add(CHILD_STACK);
+            libc::clone(
+                enter::<Act>,
+                end.map_addr(|address| address & !0xf).cast(),
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+                act,
+            )
+        }
+    };
+    if pid > 0 {
+        Ok(Pid::from_raw(pid))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+type Entry = extern "C" fn(*mut libc::c_void) -> c_int;
+
+/// `clone3` with a stack of the child's own, into a cgroup of v2. The C library has no function for it.
+#[cfg(target_arch = "x86_64")]
+fn clone_into(
+    cgroup: BorrowedFd<'_>,
+    stack: &mut [MaybeUninit<u8>],
+    entry: Entry,
+    argument: *mut libc::c_void,
+) -> io::Result<c_int> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    // As the kernel has it: flags, three places that are not used, the signal at the end, and so on to the cgroup.
+    // As the kernel has it; the places between are not used.
     #[repr(C)]
     #[derive(Default)]
     struct Arguments {
         flags: u64,
-        places: [u64; 3],
+        pidfd: u64,
+        tids: [u64; 2],
         exit_signal: u64,
-        stack_and_more: [u64; 5],
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: [u64; 2],
         cgroup: u64,
     }
+    let start = stack.as_mut_ptr().expose_provenance();
     let arguments = Arguments {
-        flags: CLONE_INTO_CGROUP,
+        flags: CLONE_INTO_CGROUP | u64::from((libc::CLONE_VM | libc::CLONE_VFORK).unsigned_abs()),
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
-        cgroup: u64::from(cgroup.as_fd().as_raw_fd().unsigned_abs()),
+        stack: start as u64,
+        stack_size: (((start + stack.len()) & !0xf) - start) as u64,
+        cgroup: u64::from(cgroup.as_raw_fd().unsigned_abs()),
         ..Arguments::default()
     };
-    // SAFETY: the structure has the kernel's layout and outlives the call; without CLONE_VM and a stack this is a fork,
-    // and as for `fork` there is no other thread whose locks the child could miss.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of::<Arguments>(),
-        )
-    };
-    match libc::pid_t::try_from(pid) {
-        Ok(0) => Ok(None),
-        Ok(pid) if pid > 0 => Ok(Some(Pid::from_raw(pid))),
-        _ => Err(io::Error::last_os_error()),
+    let result: isize;
+    // SAFETY: the structure has the kernel's layout, and the stack is unused once the call returns, because of
+    // CLONE_VFORK. The child begins behind `syscall` with a stack of its own, calls the function there as the C calling
+    // convention has it, and never leaves this block. The parent's registers are its own.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "mov edi, eax",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
+            "2:",
+            exit = const libc::SYS_exit_group,
+            inlateout("rax") isize::try_from(libc::SYS_clone3).unwrap_or(-1) => result,
+            in("rdi") &raw const arguments,
+            in("rsi") size_of::<Arguments>(),
+            in("r12") argument,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
     }
+    match c_int::try_from(result) {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(io::Error::from_raw_os_error(
+            c_int::try_from(-result).unwrap_or(libc::EINVAL),
+        )),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn clone_into(
+    _: BorrowedFd<'_>,
+    _: &mut [MaybeUninit<u8>],
+    _: Entry,
+    _: *mut libc::c_void,
+) -> io::Result<c_int> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Ends the process at once, running no handlers of the process it was forked from.
