@@ -61,6 +61,13 @@ impl Size {
         declared > self.shareable && declared <= self.nominal
     }
 
+    /// What a job is charged here at least that declared this, or has whole devices.
+    pub(crate) fn promised(&self, declared: Option<Bytes>, whole: bool) -> Bytes {
+        declared
+            .filter(|declared| !whole && !self.names_class(*declared))
+            .unwrap_or(self.capacity)
+    }
+
     /// Could an empty device hold that much?
     pub fn could_hold(&self, declared: Bytes) -> bool {
         declared <= self.shareable || self.names_class(declared)

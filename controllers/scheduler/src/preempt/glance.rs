@@ -5,27 +5,41 @@
 //! **Guarantee.** No plan for a job with GPUs is cheaper than the bound. It goes by what was measured: a device that has no
 //! room now gets it only when somebody leaves it.
 
-use crate::input::{BoundJob, Exclusive, GpuRequest, Millis, Requirements};
-use crate::node_state::NodeState;
+use crate::input::{BoundJob, Bytes, Exclusive, GpuRequest, Millis, Requirements};
+use crate::node_state::{GpuState, NodeState};
 
 use super::Cost;
 
 /// Devices of a node that are noted.
 pub(crate) const DEVICES: usize = 8;
 
+/// Priorities on a device that are told apart; those above count as one.
+const TIERS: usize = 3;
+
+/// What displacing everybody up to a priority gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tier {
+    priority: i32,
+    /// The second by which all of them had started or saved their work; the last there is when one has nothing to lose.
+    youngest: u32,
+    /// The most that a job could then be promised on the device, in MiB.
+    room: u32,
+}
+
 /// What is at stake on one device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Device {
-    /// When the youngest of those that may be displaced started or saved its work last.
-    youngest: i64,
-    /// The same of all of them together.
+    tiers: [Tier; TIERS],
+    /// The most that a job which shares can be promised at all.
+    shareable: u64,
+    /// When all of those that may be displaced started or saved their work last, together.
     sum: i64,
-    /// The lowest and the highest priority among those that may be displaced.
-    least: i32,
+    /// The highest priority among them.
     most: i32,
-    /// How many there are, and how many of them lose work.
-    movable: u16,
+    /// How many of them lose work.
     losing: u16,
+    /// How many tiers there are.
+    count: u8,
     /// Is there somebody whom nobody may displace?
     fixed: bool,
     /// Is somebody leaving it already?
@@ -35,58 +49,80 @@ struct Device {
 }
 
 impl Device {
-    fn hold(&mut self, job: &BoundJob) {
-        if job.stopping.is_some() {
-            self.leaving = true;
-            return;
-        }
-        if !job.terms.preemptible || job.attempt == 0 {
-            self.fixed = true;
-            return;
-        }
-        let first = self.movable == 0;
-        self.least = if first {
-            job.priority
-        } else {
-            self.least.min(job.priority)
+    /// A device with these jobs, each with what it is promised there at least.
+    fn of(gpu: &GpuState, holders: &mut [(&BoundJob, u64)]) -> Self {
+        let mut device = Self {
+            shareable: gpu.size.shareable.0,
+            idle: gpu.headroom.idle && !gpu.divided,
+            ..Self::default()
         };
-        self.most = if first {
-            job.priority
-        } else {
-            self.most.max(job.priority)
-        };
-        // Who has nothing to lose yet is younger than all.
-        let since = job.started.max(job.checkpointed).map(|since| since.0);
-        let youngest = since.unwrap_or(i64::MAX);
-        self.youngest = if first {
-            youngest
-        } else {
-            self.youngest.max(youngest)
-        };
-        self.movable = self.movable.saturating_add(1);
-        if let Some(since) = since {
-            self.losing = self.losing.saturating_add(1);
-            self.sum = self.sum.saturating_add(since);
+        holders.sort_by_key(|(job, _)| job.priority);
+        let mut stays: u64 = 0;
+        for (job, bytes) in holders.iter() {
+            if job.stopping.is_some() {
+                device.leaving = true;
+                continue;
+            }
+            device.fixed |= !is_movable(job);
+            stays = stays.saturating_add(*bytes);
         }
+        let mut youngest = 0;
+        for (job, bytes) in holders.iter().filter(|(job, _)| is_movable(job)) {
+            let since = job.started.max(job.checkpointed);
+            if let Some(since) = since {
+                device.losing = device.losing.saturating_add(1);
+                device.sum = device.sum.saturating_add(since.0);
+            }
+            // The next full second: nobody is taken for older than it is.
+            let second = since.map(|since| since.0.div_euclid(1000).saturating_add(1).max(0));
+            let second = second.and_then(|second| u32::try_from(second).ok());
+            youngest = youngest.max(second.unwrap_or(u32::MAX));
+            stays = stays.saturating_sub(*bytes);
+            device.most = job.priority;
+            let room = device.shareable.saturating_sub(stays);
+            let known = usize::from(device.count);
+            let last = device.tiers[..known].last();
+            let is_new = last.is_none_or(|last| last.priority != job.priority);
+            let at = if is_new && known < TIERS {
+                device.count += 1;
+                device.tiers[known].priority = job.priority;
+                known
+            } else {
+                known - 1
+            };
+            device.tiers[at].youngest = youngest;
+            device.tiers[at].room = mebibytes(room.div_ceil(Bytes::MIB));
+        }
+        device
     }
 
-    /// The priority that must be displaced here at least, and what is lost by it at least; `None` when that is of no use.
-    /// `whole` says that everybody must leave.
-    fn price(&self, whole: bool, below: i32, now: Millis) -> Option<(i32, u64)> {
-        if self.movable == 0 || self.least >= below {
-            return None;
+    /// The priority that must be displaced here at least, and what is lost by it at least, to have room for so much, or for
+    /// a job that is alone here; `None` when that is of no use.
+    fn price(&self, bytes: Option<u64>, below: i32, now: Millis) -> Option<(i32, u64)> {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes <= self.shareable) {
+            let least = mebibytes(bytes / Bytes::MIB);
+            let mut tiers = self.tiers[..usize::from(self.count)].iter();
+            let tier = tiers.find(|tier| least <= tier.room)?;
+            let young = i64::from(tier.youngest).saturating_mul(1000);
+            let lost = u64::try_from(now.0.saturating_sub(young)).unwrap_or(0);
+            return (tier.priority < below).then_some((tier.priority, lost));
         }
-        if !whole {
-            let lost = now.0.saturating_sub(self.youngest);
-            return Some((self.least, u64::try_from(lost).unwrap_or(0)));
-        }
-        if self.fixed || self.most >= below {
+        if self.count == 0 || self.fixed || self.most >= below {
             return None;
         }
         let held = now.0.saturating_mul(i64::from(self.losing));
-        let lost = held.saturating_sub(self.sum);
-        Some((self.most, u64::try_from(lost).unwrap_or(0)))
+        let lost = u64::try_from(held.saturating_sub(self.sum)).unwrap_or(0);
+        Some((self.most, lost))
     }
+}
+
+/// May somebody displace it?
+fn is_movable(job: &BoundJob) -> bool {
+    job.stopping.is_none() && job.terms.preemptible && job.attempt > 0
+}
+
+fn mebibytes(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// What is at stake on the devices of a node.
@@ -110,15 +146,14 @@ impl Glance {
         let Some(facts) = &state.facts else {
             return glance;
         };
-        for (device, gpu) in glance.devices.iter_mut().zip(&state.gpus) {
-            device.idle = gpu.headroom.idle && !gpu.divided;
-        }
-        for job in state.jobs.values().filter(|job| !job.gpus.is_empty()) {
-            for (device, gpu) in glance.devices.iter_mut().zip(&facts.gpus) {
-                if job.gpus.contains(&gpu.uuid) {
-                    device.hold(job);
-                }
-            }
+        let mut holders: Vec<(&BoundJob, u64)> = Vec::new();
+        let gpus = facts.gpus.iter().zip(&state.gpus);
+        for (device, (facts, gpu)) in glance.devices.iter_mut().zip(gpus) {
+            let jobs = state.jobs.values();
+            let here = jobs.filter(|job| job.gpus.contains(&facts.uuid));
+            holders.clear();
+            holders.extend(here.map(|job| (job, gpu.size.promised(job.vram, job.whole_gpus).0)));
+            *device = Device::of(gpu, &mut holders);
         }
         glance
     }
@@ -136,12 +171,11 @@ impl Glance {
         reach: &[u64; DEVICES],
         now: Millis,
     ) -> Seen {
-        let (asked, shares) = match needs.gpus {
-            GpuRequest::Vram { bytes, .. } => {
-                (Some(bytes.0.max(1)), needs.exclusive == Exclusive::Shared)
-            }
-            GpuRequest::Whole(_) | GpuRequest::None => (None, false),
+        let asked = match needs.gpus {
+            GpuRequest::Vram { bytes, .. } => Some(bytes.0.max(1)),
+            GpuRequest::Whole(_) | GpuRequest::None => None,
         };
+        let shared = asked.filter(|_| needs.exclusive == Exclusive::Shared);
         let mut missing = needs.gpus.count() as usize;
         let mut prices = [(0_i32, 0_u64); DEVICES];
         let mut count = 0;
@@ -152,7 +186,7 @@ impl Glance {
             };
             if open || device.leaving {
                 missing = missing.saturating_sub(1);
-            } else if let Some(price) = device.price(!shares, priority, now) {
+            } else if let Some(price) = device.price(shared, priority, now) {
                 prices[count] = price;
                 count += 1;
             }

@@ -47,13 +47,7 @@ impl Stakes {
         let count = |places: &Vec<(u8, u64)>| u32::try_from(places.len()).unwrap_or(u32::MAX);
         let mut stake = |job: &BoundJob| {
             let place = |at: usize| {
-                let size = state.gpus[at].size;
-                let whole = job.whole_gpus || job.vram.is_none_or(|vram| size.names_class(vram));
-                let bytes = if whole {
-                    size.capacity
-                } else {
-                    job.vram.unwrap_or_default()
-                };
+                let bytes = state.gpus[at].size.promised(job.vram, job.whole_gpus);
                 Some((u8::try_from(at).ok()?, bytes.0))
             };
             let held = facts.gpus.iter().enumerate();
