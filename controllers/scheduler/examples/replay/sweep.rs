@@ -19,9 +19,9 @@ struct Line {
     max: f64,
     small: f64,
     wide: f64,
-    wide_max: f64,
     slowdown: f64,
-    length: f64,
+    slowest: f64,
+    used: f64,
     lost: f64,
     jain: f64,
     starved: f64,
@@ -32,15 +32,16 @@ impl Line {
         let outcome = replay(jobs, fleet, policy);
         let all = outcome.waits(|_| true);
         let wide = outcome.waits(|at| jobs[at].gpus >= WIDE);
+        let slowdown = outcome.slowdown();
         Self {
             mean: all.mean,
             p95: all.p95,
             max: all.max,
             small: outcome.waits(|at| jobs[at].gpus < WIDE).mean,
             wide: wide.mean,
-            wide_max: wide.max,
-            slowdown: outcome.slowdown().mean,
-            length: outcome.meter.length(),
+            slowdown: slowdown.mean,
+            slowest: slowdown.p95,
+            used: outcome.use_of_gpus().0,
             lost: outcome.displaced(jobs).1 / 3600.0,
             jain: outcome.fairness().jain.unwrap_or(1.0),
             starved: real(outcome.starved().len() as u64),
@@ -54,9 +55,9 @@ impl Line {
             max: self.max.max(other.max),
             small: self.small + other.small,
             wide: self.wide + other.wide,
-            wide_max: self.wide_max.max(other.wide_max),
             slowdown: self.slowdown + other.slowdown,
-            length: self.length + other.length,
+            slowest: self.slowest + other.slowest,
+            used: self.used + other.used,
             lost: self.lost + other.lost,
             jain: self.jain + other.jain,
             starved: self.starved + other.starved,
@@ -68,8 +69,8 @@ impl Line {
 pub(crate) fn sweep(traces: &[Vec<TraceJob>], fleet: &Fleet, policies: &[Policy]) -> String {
     let mut text = format!(
         "{} traces on {} GPUs; means over the traces, but the longest waits and sums of lost work and starved jobs\n\
-         | settings | wait | p95 | longest | wait below {WIDE} GPUs | wait of {WIDE}+ GPUs | longest of {WIDE}+ | slowdown \
-         | until the end | lost GPU-h | Jain | starved |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         | settings | wait | p95 | longest | wait below {WIDE} GPUs | wait of {WIDE}+ GPUs | slowdown \
+         | its p95 | GPUs in use | lost GPU-h | Jain | starved |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         traces.len(),
         fleet.gpus()
     );
@@ -83,9 +84,9 @@ pub(crate) fn sweep(traces: &[Vec<TraceJob>], fleet: &Fleet, policies: &[Policy]
             shown(sum.max),
             shown(sum.small / count),
             shown(sum.wide / count),
-            shown(sum.wide_max),
             format!("{:.2}", sum.slowdown / count),
-            shown(sum.length / count),
+            format!("{:.1}", sum.slowest / count),
+            format!("{:.1} %", sum.used / count),
             format!("{:.0}", sum.lost),
             format!("{:.3}", sum.jain / count),
             format!("{:.0}", sum.starved),
