@@ -50,6 +50,11 @@ pub(super) fn find(members: &[Member<'_>], size: u32, is_gone: bool) -> Option<C
     });
     let (_, Reverse(rank), comes_back, words) = causes.max()?;
     let job = members.iter().find(|member| member.rank == rank)?.job;
+    let status = job.status.as_ref();
+    if status.is_some_and(|status| status.outcome == Some(Outcome::Infeasible)) {
+        // That is true of the gang, whichever member is seen to say it first.
+        return Some(Cause { comes_back, words });
+    }
     let node = place(job).map_or(String::new(), |node| format!(" on node {node}"));
     Some(Cause {
         comes_back,
@@ -79,6 +84,7 @@ fn lost(job: &Job, all_were_in: bool) -> Option<(Weight, bool, String)> {
     if let Some(outcome) = status.outcome {
         return match outcome {
             Outcome::Succeeded => None,
+            Outcome::Infeasible => ends(message()),
             outcome => ends(format!("ended as {}: {}", word(outcome), message())),
         };
     }

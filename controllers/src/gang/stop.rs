@@ -20,10 +20,14 @@ impl Observed<'_> {
     /// Records that the generation is stopped, and whether the gang comes back.
     pub(super) fn break_up(&self, status: &JobStatus, gang: &GangStatus, cause: &Cause) -> Plan {
         let generation = gang.generation;
-        let words = format!(
-            "generation {generation} of the gang is stopped: {}",
-            cause.words
-        );
+        let words = if self.is_cancelled() {
+            "the gang is cancelled".to_owned()
+        } else if gang.bound == 0 {
+            cause.words.clone()
+        } else {
+            let why = &cause.words;
+            format!("generation {generation} of the gang is stopped: {why}")
+        };
         let mut next = status.clone();
         next.gang = Some(self.tallied(gang, gang.bound));
         next.waiting = None;
@@ -162,8 +166,8 @@ impl Observed<'_> {
         next.finish_time = Some(MicroTime(self.now));
         next.waiting = None;
         next.message = words.or(next.message);
-        if self.is_cancelled() && next.message.is_none() {
-            next.message = Some("the gang was cancelled".to_owned());
+        if next.outcome == Some(Outcome::Cancelled) && self.is_cancelled() {
+            next.message = Some("the gang is cancelled".to_owned());
         }
         self.write(next)
     }

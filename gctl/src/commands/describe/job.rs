@@ -1,6 +1,6 @@
 //! A job: where it stands and why, what was resolved for it and from where, its attempts.
 
-use crds::job_status::{AttemptRecord, JobStatus};
+use crds::job_status::{AttemptRecord, GangStatus, JobStatus};
 use crds::{Job, Quantity};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -68,6 +68,12 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
         );
     }
     timing(page, status, now);
+    if let Some(gang) = &status.gang {
+        page.field("Gang", gang_line(gang));
+        if !gang.hosts.is_empty() {
+            page.field("Hosts", gang.hosts.join(", "));
+        }
+    }
     if let Some(array) = &status.array {
         page.field(
             "Array",
@@ -144,6 +150,23 @@ fn wanted(page: &mut Page, job: &Job) {
             })
             .collect();
         page.field("Environment", lines.join("\n"));
+    }
+}
+
+/// Which generation of a gang it is, and how far; of a member, which one.
+fn gang_line(gang: &GangStatus) -> String {
+    let GangStatus {
+        size, generation, ..
+    } = gang;
+    let master = gang.master.as_ref().map_or_else(String::new, |master| {
+        format!("; rank 0 listens on {}:{}", master.address, master.port)
+    });
+    match gang.rank {
+        Some(rank) => format!("rank {rank} of {size}, generation {generation}{master}"),
+        None => format!(
+            "{size} members, generation {generation}; {} have a node, {} are claimed, {} succeeded{master}",
+            gang.bound, gang.claimed, gang.succeeded
+        ),
     }
 }
 
