@@ -116,6 +116,18 @@ impl Error {
         }
     }
 
+    /// Adds how jobs are named, where the words of a command line begin with no kind and none is alike.
+    #[must_use]
+    pub fn or_jobs(self, words: &[String]) -> Self {
+        match self {
+            Error::UnknownResource { name, hint } if hint.is_empty() => Error::UnknownResource {
+                name,
+                hint: format!("; jobs are named as `job {}`", words.join(" ")),
+            },
+            other => other,
+        }
+    }
+
     /// The HTTP code of the server's refusal.
     pub fn status_code(&self) -> Option<u16> {
         match self {

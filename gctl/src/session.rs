@@ -115,10 +115,30 @@ impl Session {
             }
         } else if let Some((kind, names)) = words.split_first() {
             for name in names {
-                targets.push(self.target(kind, name).await?);
+                let target = self.target(kind, name).await;
+                targets.push(target.map_err(|error| error.or_jobs(words))?);
             }
         }
         Ok(targets)
+    }
+
+    /// Objects named as for [`Session::targets`], or the job that is meant by a word alone which is no kind; nothing for a
+    /// kind alone.
+    ///
+    /// # Errors
+    /// When several words begin with one that is no kind, or both forms are mixed.
+    pub async fn named(&mut self, words: &[String]) -> Result<Option<Vec<Target>>, Error> {
+        let [word] = words else {
+            return self.targets(words).await.map(Some);
+        };
+        if word.contains('/') {
+            return self.targets(words).await.map(Some);
+        }
+        match self.resource(word).await {
+            Ok(_) => Ok(None),
+            Err(Error::UnknownResource { .. }) => self.job_targets(words).await.map(Some),
+            Err(error) => Err(error),
+        }
     }
 
     /// Jobs named as `NAME` or `job/NAME`.

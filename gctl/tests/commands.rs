@@ -285,6 +285,35 @@ async fn a_wait_that_takes_too_long_has_a_code_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_name_alone_that_is_no_kind_is_a_job() {
+    let cluster = Cluster::new().await;
+    cluster.run("submit --name train-1 -- sleep 1").await;
+    let late = cluster.run("wait train-1 --timeout=0").await;
+    assert_eq!(late.exit, Exit::TimedOut, "{}", late.err);
+    let described = cluster.run("describe train-1").await;
+    assert!(
+        described.out.contains("train-1"),
+        "{}{}",
+        described.out,
+        described.err
+    );
+    let kind = cluster.run("delete jobs").await;
+    assert_eq!(kind.exit, Exit::Usage);
+    insta::assert_snapshot!(kind.err, @"error: which jobs? give names, -l SELECTOR or --all");
+    let several = cluster.run("delete train-1 train-2").await;
+    assert_eq!(several.exit, Exit::Error);
+    insta::assert_snapshot!(several.err, @"error: the server has no resource type `train-1`; jobs are named as `job train-1 train-2`");
+    let got = cluster.run("get train-1").await;
+    insta::assert_snapshot!(got.err, @"error: the server has no resource type `train-1`; jobs are named as `job train-1`");
+    let selected = cluster.run("wait train-1 --all").await;
+    assert_eq!(selected.exit, Exit::Error, "{}", selected.err);
+    let gone = cluster.run("delete train-1 --wait=false").await;
+    assert_eq!(gone.out, "job.gctl.dev/train-1 deleted\n", "{}", gone.err);
+    let missing = cluster.run("delete train-2").await;
+    insta::assert_snapshot!(missing.err, @r#"error: failed to delete job.gctl.dev/train-2: jobs.gctl.dev "train-2" not found"#);
+}
+
+#[tokio::test]
 async fn a_priority_is_set_and_nudged_within_its_bounds() {
     let cluster = Cluster::new().await;
     cluster.run("submit --name x -- sleep 1").await;

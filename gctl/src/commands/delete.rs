@@ -15,7 +15,7 @@ use crate::session::{Session, Target};
 /// Arguments of `gctl delete`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// TYPE NAME..., TYPE/NAME ..., or TYPE with -l or --all
+    /// TYPE NAME..., TYPE/NAME ..., the name of a job, or TYPE with -l or --all
     #[arg(value_name = "RESOURCE")]
     pub resources: Vec<String>,
     /// Delete what this file, directory or `-` names
@@ -156,9 +156,9 @@ async fn chosen(session: &mut Session, args: &Args, exit: &mut Exit) -> Result<V
     let selected = args.all || !args.selector.is_empty();
     if args.resources.len() == 1 && !first.contains('/') {
         if !selected {
-            return Err(Error::Usage(format!(
-                "which {first}? give names, -l SELECTOR or --all"
-            )));
+            return session.named(&args.resources).await?.ok_or_else(|| {
+                Error::Usage(format!("which {first}? give names, -l SELECTOR or --all"))
+            });
         }
         let mut targets = Vec::new();
         for kind in first.split(',') {

@@ -17,7 +17,7 @@ use crate::watch::{Change, Watch};
 /// Arguments of `gctl wait`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// TYPE/NAME ..., or TYPE with -l or --all
+    /// TYPE NAME..., TYPE/NAME ..., the name of a job, or TYPE with -l or --all
     #[arg(required = true, value_name = "RESOURCE")]
     pub resources: Vec<String>,
     /// `delete`, `condition=NAME[=VALUE]` or `jsonpath='{PATH}'=VALUE`. Without it: until the jobs have ended, exit 3 if one did not succeed
@@ -172,17 +172,17 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
 
 async fn chosen(session: &mut Session, args: &Args) -> Result<Vec<Target>, Error> {
     let named = args.resources.len() > 1 || args.resources[0].contains('/');
-    if named {
-        if args.all || !args.selector.is_empty() {
-            return Err(Error::Usage("either names, or -l, or --all".into()));
-        }
-        return session.targets(&args.resources).await;
+    let selected = args.all || !args.selector.is_empty();
+    if named && selected {
+        return Err(Error::Usage("either names, or -l, or --all".into()));
     }
-    if !args.all && args.selector.is_empty() {
-        return Err(Error::Usage(format!(
-            "which {}? give names, -l SELECTOR or --all",
-            args.resources[0]
-        )));
+    if !selected {
+        return session.named(&args.resources).await?.ok_or_else(|| {
+            Error::Usage(format!(
+                "which {}? give names, -l SELECTOR or --all",
+                args.resources[0]
+            ))
+        });
     }
     let resource = session.resource(&args.resources[0]).await?;
     select(session, &resource, &args.selector).await

@@ -16,7 +16,7 @@ use crate::session::{Selection, Session, Target};
 /// Arguments of `gctl describe`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// TYPE NAME..., TYPE/NAME ..., or TYPE for all of them
+    /// TYPE NAME..., TYPE/NAME ..., the name of a job, or TYPE for all of them
     #[arg(required = true, value_name = "RESOURCE")]
     pub resources: Vec<String>,
     /// Label selector
@@ -33,10 +33,17 @@ pub struct Args {
 /// When nothing can be listed; an object that does not exist is said and makes the exit [`Exit::Error`].
 pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     let mut exit = Exit::Ok;
-    let named = args.resources.len() > 1 || args.resources[0].contains('/');
+    let listed =
+        args.all_namespaces || !args.selector.is_empty() || args.resources[0].contains(',');
+    let alone = args.resources.len() == 1 && !args.resources[0].contains('/');
+    let named = if alone && listed {
+        None
+    } else {
+        session.named(&args.resources).await?
+    };
     let mut found: Vec<(Target, Value)> = Vec::new();
-    if named {
-        for target in session.targets(&args.resources).await? {
+    if let Some(targets) = named {
+        for target in targets {
             let attempted = format!("describe {}", target.label());
             match session
                 .api

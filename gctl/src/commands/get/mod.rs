@@ -162,7 +162,9 @@ async fn queries(session: &mut Session, args: &Args) -> Result<Vec<Query>, Error
             .cloned()
             .collect();
         if category.is_empty() {
-            add(session.resource(kind).await?, args.resources[1..].to_vec());
+            let resource = session.resource(kind).await;
+            let resource = resource.map_err(|error| error.or_jobs(&args.resources))?;
+            add(resource, args.resources[1..].to_vec());
         } else {
             for resource in category {
                 add(resource, args.resources[1..].to_vec());
