@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::attributes::{query_flag, query_value};
 use super::status::Status;
+use crate::schema::yaml::to_yaml;
 
 /// What kind of answer is being negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,7 +299,7 @@ impl Output {
 
 fn yaml_from(json: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(json).ok()?;
-    serde_yaml::to_string(&value).ok()
+    Some(to_yaml(&value))
 }
 
 fn indented(json: &[u8]) -> Option<Vec<u8>> {

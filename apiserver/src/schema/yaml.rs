@@ -1,10 +1,14 @@
-//! The only file that names `serde_yaml`: YAML bodies and documents to the same values as JSON.
+//! YAML bodies and documents to the same values as JSON, and values as YAML ([`to_yaml`]). Nothing else here names `serde_yaml`.
 //!
 //! # Limits
 //! The scanner's cost grows with length times the number of open flow collections, so a document
 //! with very many brackets for its length is refused unread (`MAX_SCAN_COST`); whoever has such a
 //! document sends it as JSON. Everything read is charged to a budget of twice the document's length
 //! (plus `SPARE`), which no honest document reaches and every alias bomb exceeds at once.
+
+mod write;
+
+pub use write::to_yaml;
 
 use serde::de::DeserializeSeed;
 

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::auth::write_private;
+use crate::schema::yaml::to_yaml;
 
 /// The URL under which this host reaches a server that is bound to an address.
 pub(super) fn url(address: SocketAddr, is_tls: bool) -> String {
@@ -36,8 +37,7 @@ pub(super) fn write(path: &Path, url: &str, ca_pem: Option<&str>, token: &str) -
         "contexts": [{"name": "gctl", "context": {"cluster": "gctl", "user": "admin", "namespace": "default"}}],
         "current-context": "gctl",
     });
-    let text = serde_yaml::to_string(&config).map_err(io::Error::other)?;
-    write_private(path, text.as_bytes())
+    write_private(path, to_yaml(&config).as_bytes())
 }
 
 #[cfg(test)]
