@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use apiserver::schema::jsonpath::JsonPathError;
 use kube::core::Status;
 
 use crate::exit::Exit;
@@ -113,6 +114,14 @@ impl Error {
             | Error::Cluster { .. }
             | Error::State(_)
             | Error::Output(_) => Exit::Error,
+        }
+    }
+
+    /// A path or template that cannot be read.
+    pub fn jsonpath(expression: &str, error: JsonPathError) -> Self {
+        Error::Jsonpath {
+            expression: expression.to_owned(),
+            reason: error.reason,
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! - [`run`] parses a command line and runs it; [`run_with`] does so with a given client.
 //! - [`exit`] has the exit codes, [`error`] what can go wrong.
-//! - [`merge`], [`jsonpath`], [`follow::Board`] and [`sync::decide`] are pure.
+//! - [`merge`], [`follow::Board`] and [`sync::decide`] are pure.
 
 pub mod api;
 pub mod catalog;
@@ -15,7 +15,6 @@ pub mod connection;
 pub mod error;
 pub mod exit;
 pub mod follow;
-pub mod jsonpath;
 pub mod manifest;
 pub mod merge;
 pub mod output;

@@ -8,6 +8,11 @@ pub fn human(since: Timestamp, now: Timestamp) -> String {
     if seconds < -1 {
         return "<invalid>".to_owned();
     }
+    span(seconds)
+}
+
+/// A span of seconds in the same words; a negative one is none.
+pub fn span(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     let two = |big: i64, unit: char, small: i64, small_unit: char| {

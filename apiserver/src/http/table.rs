@@ -293,8 +293,7 @@ impl<'a> Printer<'a> {
                 found.map_or(Value::String("<unknown>".to_owned()), |text| self.age(text))
             }
             Source::Path(path) => path
-                .find(object)
-                .first()
+                .first(object)
                 .map_or(Value::Null, |value| self.convert(value, column_type)),
         }
     }

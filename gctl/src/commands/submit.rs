@@ -402,7 +402,7 @@ mod tests {
              --node n1 --needs ssd --needs ib -l team=vision -t 1h --grace-period 10 --array 4 --parallelism 2 -- python train.py --lr=1 {i}",
         )
         .unwrap();
-        insta::assert_snapshot!(object::yaml(&job(&args, "default").unwrap()), @r"
+        insta::assert_snapshot!(object::yaml(&job(&args, "default").unwrap()), @r#"
         apiVersion: gctl.dev/v1
         kind: Job
         metadata:
@@ -419,10 +419,10 @@ mod tests {
           - python
           - train.py
           - --lr=1
-          - '{i}'
+          - "{i}"
           env:
           - name: A
-            value: '1'
+            value: "1"
           - name: B
             value: x=y
           needs:
@@ -438,7 +438,7 @@ mod tests {
             memory: 4Gi
             vram: 10Gi
           terminationGracePeriodSeconds: 10
-        ");
+        "#);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use apiserver::schema::jsonpath::{self, JsonPath};
 use serde_json::Value;
 
 use crate::api;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::follow::{self, Ended, Voice};
-use crate::jsonpath::{self, Template};
 use crate::output::age;
 use crate::session::{Selection, Session, Target};
 use crate::watch::{Change, Watch};
@@ -49,7 +49,7 @@ pub enum Goal {
     /// A path finds a value, or anything.
     Path {
         /// The path.
-        path: Template,
+        path: JsonPath,
         /// The value; none asks only that there is one.
         value: Option<String>,
     },
@@ -82,7 +82,7 @@ impl std::str::FromStr for Goal {
                 },
             };
             return Ok(Goal::Path {
-                path: Template::parse_path(path)?,
+                path: JsonPath::parse(path).map_err(|error| Error::jsonpath(path, error))?,
                 value: value.map(str::to_owned),
             });
         }
@@ -128,7 +128,7 @@ impl Goal {
         else {
             return false;
         };
-        let asks_phase = Template::parse_path(".status.phase").is_ok_and(|phase| phase == *path);
+        let asks_phase = JsonPath::parse(".status.phase").is_ok_and(|phase| phase == *path);
         let ended = object["status"]["phase"]
             .as_str()
             .and_then(|phase| serde_json::from_value::<crds::Phase>(Value::from(phase)).ok())

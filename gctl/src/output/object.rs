@@ -1,9 +1,10 @@
 //! Objects as YAML, JSON, names or what a jsonpath finds in them.
 
+use apiserver::schema::jsonpath::Template;
+use apiserver::schema::yaml::to_yaml;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::jsonpath::Template;
 
 /// How objects are written.
 #[derive(Clone, Debug)]
@@ -34,7 +35,9 @@ impl std::str::FromStr for Format {
             "json" => Ok(Format::Json),
             "name" => Ok(Format::Name),
             _ => match text.split_once('=') {
-                Some(("jsonpath", template)) => Ok(Format::Jsonpath(Template::parse(template)?)),
+                Some(("jsonpath", template)) => Template::parse(template)
+                    .map(Format::Jsonpath)
+                    .map_err(|error| Error::jsonpath(template, error)),
                 _ => Err(Error::Usage(format!(
                     "unknown output format `{text}`: use wide, yaml, json, name or jsonpath=TEMPLATE"
                 ))),
@@ -59,7 +62,7 @@ pub fn list(items: Vec<Value>) -> Value {
 
 /// YAML of one object.
 pub fn yaml(object: &Value) -> String {
-    serde_yaml::to_string(object).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+    to_yaml(object)
 }
 
 /// Indented JSON of one object, with a newline at the end.

@@ -124,7 +124,7 @@ fn pairs(map: &Value) -> String {
     map.as_object()
         .into_iter()
         .flatten()
-        .map(|(name, value)| format!("{name}={}", crate::jsonpath::text_of(value)))
+        .map(|(name, value)| format!("{name}={}", apiserver::schema::jsonpath::text_of(value)))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -142,7 +142,7 @@ pub(super) fn generic(page: &mut Page, object: &Value) {
         if value.is_object() || value.is_array() {
             page.block(&heading, &crate::output::object::yaml(value));
         } else {
-            page.field(&heading, crate::jsonpath::text_of(value));
+            page.field(&heading, apiserver::schema::jsonpath::text_of(value));
         }
     }
 }

@@ -73,7 +73,7 @@ impl Layout {
             );
         }
         for (position, (index, _)) in self.columns.iter().enumerate() {
-            let text = one_line(&crate::jsonpath::text_of(&row["cells"][*index]));
+            let text = one_line(&apiserver::schema::jsonpath::text_of(&row["cells"][*index]));
             cells.push(match &self.prefix {
                 Some(resource) if position == 0 => resource.object_name(&text),
                 _ => text,

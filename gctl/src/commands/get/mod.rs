@@ -3,6 +3,7 @@
 mod follow;
 mod layout;
 
+use apiserver::schema::jsonpath::{self, JsonPath};
 use serde_json::Value;
 
 use self::layout::{Layout, column_definitions};
@@ -10,7 +11,6 @@ use crate::api;
 use crate::catalog::Resource;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::jsonpath::Template;
 use crate::output::object::{self, Format};
 use crate::output::table::Columns;
 use crate::session::{Selection, Session};
@@ -98,7 +98,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     let sort = args
         .sort_by
         .as_deref()
-        .map(Template::parse_path)
+        .map(|path| JsonPath::parse(path).map_err(|error| Error::jsonpath(path, error)))
         .transpose()?;
     let queries = queries(session, args).await?;
     if args.watch || args.watch_only {
@@ -227,7 +227,7 @@ async fn objects(
     session: &mut Session,
     args: &Args,
     queries: &[Query],
-    sort: Option<&Template>,
+    sort: Option<&JsonPath>,
     format: &Format,
 ) -> Result<Exit, Error> {
     let mut exit = Exit::Ok;
@@ -290,7 +290,7 @@ async fn tables(
     session: &mut Session,
     args: &Args,
     queries: &[Query],
-    sort: Option<&Template>,
+    sort: Option<&JsonPath>,
     format: &Format,
 ) -> Result<Exit, Error> {
     let mut exit = Exit::Ok;
@@ -333,7 +333,7 @@ async fn tables(
     Ok(exit)
 }
 
-fn compare(path: &Template, left: &Value, right: &Value) -> std::cmp::Ordering {
+fn compare(path: &JsonPath, left: &Value, right: &Value) -> std::cmp::Ordering {
     let first = |object| path.find(object).into_iter().next().cloned();
     match (first(left), first(right)) {
         (Some(Value::Number(left)), Some(Value::Number(right))) => left
@@ -341,7 +341,7 @@ fn compare(path: &Template, left: &Value, right: &Value) -> std::cmp::Ordering {
             .partial_cmp(&right.as_f64())
             .unwrap_or(std::cmp::Ordering::Equal),
         (left, right) => left
-            .map(|value| crate::jsonpath::text_of(&value))
-            .cmp(&right.map(|value| crate::jsonpath::text_of(&value))),
+            .map(|value| jsonpath::text_of(&value))
+            .cmp(&right.map(|value| jsonpath::text_of(&value))),
     }
 }

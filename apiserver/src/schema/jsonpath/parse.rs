@@ -4,24 +4,39 @@ use serde_json::Value;
 
 use super::{Comparison, Filter, Operand, Piece, Step};
 
-/// Nested ranges beyond this are refused.
+/// Ranges and filters nested deeper than this are refused.
 const DEPTH_LIMIT: usize = 16;
 
 pub(super) fn template(text: &str) -> Result<Vec<Piece>, String> {
-    let mut parser = Parser {
-        chars: text.chars().collect(),
-        at: 0,
-    };
-    let pieces = parser.pieces(0)?;
-    Ok(pieces)
+    Parser::new(text).pieces(0)
+}
+
+/// One path and nothing behind it.
+pub(super) fn path(text: &str) -> Result<Vec<Step>, String> {
+    let mut parser = Parser::new(text);
+    let steps = parser.path()?;
+    if parser.peek().is_some() {
+        return Err(parser.wrong("the end of the path expected"));
+    }
+    Ok(steps)
 }
 
 struct Parser {
     chars: Vec<char>,
     at: usize,
+    /// Filters that are open.
+    filters: usize,
 }
 
 impl Parser {
+    fn new(text: &str) -> Self {
+        Self {
+            chars: text.chars().collect(),
+            at: 0,
+            filters: 0,
+        }
+    }
+
     fn peek(&self) -> Option<char> {
         self.chars.get(self.at).copied()
     }
@@ -155,14 +170,14 @@ impl Parser {
         if self.eat('$') {
             steps.push(Step::Root);
         } else if !self.eat('@') && !matches!(self.peek(), Some('.' | '[')) {
-            let name = self.name();
+            let name = self.name()?;
             if !name.is_empty() {
                 steps.push(Step::Fields(vec![name]));
             }
         }
         loop {
             if self.eat_word("..") {
-                let name = self.name();
+                let name = self.name()?;
                 if name.is_empty() {
                     return Err(self.wrong("a field name expected"));
                 }
@@ -172,7 +187,7 @@ impl Parser {
                     steps.push(Step::Every);
                     continue;
                 }
-                let name = self.name();
+                let name = self.name()?;
                 if !name.is_empty() {
                     steps.push(Step::Fields(vec![name]));
                 } else if self.peek() == Some('[') || self.at_end_of_path() {
@@ -197,17 +212,14 @@ impl Parser {
             .is_none_or(|c| c.is_whitespace() || matches!(c, '}' | ')' | '=' | '!' | '<' | '>'))
     }
 
-    fn name(&mut self) -> String {
+    fn name(&mut self) -> Result<String, String> {
         let mut name = String::new();
         while let Some(c) = self.peek() {
             match c {
                 '\\' => {
                     self.at += 1;
-                    if let Some(escaped) = self.peek() {
-                        name.push(escaped);
-                    } else {
-                        break;
-                    }
+                    let missing = self.wrong("a character after `\\` expected");
+                    name.push(self.peek().ok_or(missing)?);
                 }
                 '.' | '[' | ']' | '{' | '}' | '(' | ')' | '=' | '!' | '<' | '>' | ',' | '"'
                 | '\'' | '@' | '$' | '*' | '?' => break,
@@ -216,7 +228,7 @@ impl Parser {
             }
             self.at += 1;
         }
-        name
+        Ok(name)
     }
 
     /// What stands in brackets, after the opening one.
@@ -292,6 +304,10 @@ impl Parser {
     }
 
     fn filter(&mut self) -> Result<Filter, String> {
+        self.filters += 1;
+        if self.filters > DEPTH_LIMIT {
+            return Err(format!("more than {DEPTH_LIMIT} nested filters"));
+        }
         let left = self.operand()?;
         self.spaces();
         let comparison = [
@@ -301,6 +317,7 @@ impl Parser {
             (">=", Comparison::GreaterOrEqual),
             ("<", Comparison::Less),
             (">", Comparison::Greater),
+            ("=", Comparison::Equal),
         ]
         .into_iter()
         .find_map(|(sign, comparison)| self.eat_word(sign).then_some(comparison));
@@ -308,6 +325,7 @@ impl Parser {
             Some(comparison) => Some((comparison, self.operand()?)),
             None => None,
         };
+        self.filters -= 1;
         Ok(Filter { left, test })
     }
 
