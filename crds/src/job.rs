@@ -25,6 +25,7 @@ use crate::quantity::Quantity;
     status = "JobStatus",
     shortname = "gj",
     category = "gctl",
+    category = "all",
     derive = "PartialEq",
     derive = "Default",
     selectable = ".status.binding.nodeName",
@@ -41,7 +42,11 @@ use crate::quantity::Quantity;
         type_ = "string",
         json_path = ".status.binding.nodeName"
     ),
-    printcolumn(name = "Exit", type_ = "integer", json_path = ".status.exitCode"),
+    printcolumn(
+        name = "Exit",
+        type_ = "string",
+        json_path = ".status['exitCode','signalName']"
+    ),
     printcolumn(
         name = "Reason",
         type_ = "string",

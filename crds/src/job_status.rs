@@ -66,6 +66,9 @@ pub struct JobStatus {
     /// Signal that ended the attempt's process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
+    /// Name of that signal, such as `SIGKILL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal_name: Option<String>,
     /// How the attempt ended, in one word; written by the agent, or by whoever ends a job without a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Outcome", extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "an outcome is final"}]))]

@@ -10,6 +10,7 @@ use crate::job::{JobSpec, RetryAction, RetryCause};
 use crate::job_status::{
     AttemptRecord, Binding, Claim, JobStatus, Outcome, Phase, Stop, StopReason,
 };
+use crate::signal;
 
 /// Most ended attempts that are remembered in `status.attempts`.
 pub const MAX_ATTEMPT_RECORDS: usize = 16;
@@ -395,12 +396,17 @@ pub fn exclude(status: &mut JobStatus, node: &str) {
     }
 }
 
+/// How [`terminal_message`] says that a signal ended an attempt.
+pub fn ended_by(signal: i32) -> String {
+    format!("ended by signal {signal} ({})", signal::name(signal))
+}
+
 /// One sentence for `status.message` about how an attempt ended.
 pub fn terminal_message(status: &JobStatus, exit: &Exit) -> String {
     let stop = current_stop(status).filter(|_| exit.signalled_first);
     let ended = match (&exit.start_error, exit.signal, exit.code) {
         (Some(error), _, _) => format!("could not be started: {error}"),
-        (None, Some(signal), _) => format!("ended by signal {signal}"),
+        (None, Some(signal), _) => ended_by(signal),
         (None, None, Some(code)) => format!("exited with code {code}"),
         (None, None, None) => "ended without an exit status".to_owned(),
     };

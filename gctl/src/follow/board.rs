@@ -80,7 +80,7 @@ pub fn ending(job: &Job) -> String {
     };
     let mut text = match (status.exit_code, status.signal, &status.array) {
         (Some(code), _, _) => format!("exit code {code}"),
-        (None, Some(signal), _) => format!("signal {signal}"),
+        (None, Some(signal), _) => crds::signal::name(signal),
         (None, None, Some(array)) => {
             format!("{} of {} succeeded", array.succeeded, array.total)
         }
@@ -101,7 +101,7 @@ pub fn ending(job: &Job) -> String {
     if let Some(message) = status.message.as_deref().filter(|_| !told) {
         let number = match (status.exit_code, status.signal) {
             (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, Some(signal)) => crds::phase::ended_by(signal),
             (None, None) => String::new(),
         };
         let message = message
@@ -340,7 +340,7 @@ fn outcome_row(label: String, job: &Job) -> Vec<String> {
     };
     let exit = match (status.exit_code, status.signal) {
         (Some(code), _) => code.to_string(),
-        (None, Some(signal)) => format!("signal {signal}"),
+        (None, Some(signal)) => crds::signal::name(signal),
         (None, None) => "-".to_owned(),
     };
     let node = status

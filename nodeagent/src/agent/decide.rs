@@ -511,6 +511,7 @@ fn end(
     next.finish_time = Some(micro(finished));
     next.exit_code = ended.code;
     next.signal = ended.signal;
+    next.signal_name = ended.signal.map(crds::signal::name);
     next.usage = merged_usage(usage, ended);
     let checkpointed = ended
         .checkpointed_micros

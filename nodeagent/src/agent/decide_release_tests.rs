@@ -96,7 +96,10 @@ fn what_is_to_be_requeued_waits_for_the_release() {
     );
     assert!(status.release.is_some());
     let message = status.message.unwrap_or_default();
-    assert!(message.ends_with("ended by signal 9"), "{message}");
+    assert!(
+        message.ends_with("ended by signal 9 (SIGKILL)"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -190,7 +190,12 @@ fn timing(page: &mut Page, status: &JobStatus, now: Timestamp) {
             .map(|time| format!("{} ({} ago)", time.0, age::since(time.0, now))),
     );
     page.optional("Exit code", status.exit_code.map(|code| code.to_string()));
-    page.optional("Signal", status.signal.map(|signal| signal.to_string()));
+    page.optional(
+        "Signal",
+        status
+            .signal
+            .map(|signal| format!("{signal} ({})", crds::signal::name(signal))),
+    );
 }
 
 /// The command as a shell would need it written.
@@ -244,7 +249,7 @@ fn readable(name: &str, value: &Value) -> (String, String) {
     if let (Some(short), Some(millis)) = (name.strip_suffix("Millis"), value.as_u64()) {
         return (short.to_owned(), Quantity::from_millis(millis).0);
     }
-    (name.to_owned(), crate::jsonpath::text_of(value))
+    (name.to_owned(), apiserver::schema::jsonpath::text_of(value))
 }
 
 fn attempts(records: &[AttemptRecord], now: Timestamp) -> Vec<Vec<String>> {
@@ -264,7 +269,7 @@ fn attempts(records: &[AttemptRecord], now: Timestamp) -> Vec<Vec<String>> {
                 }),
             match (record.exit_code, record.signal) {
                 (Some(code), _) => code.to_string(),
-                (None, Some(signal)) => format!("signal {signal}"),
+                (None, Some(signal)) => crds::signal::name(signal),
                 (None, None) => "-".to_owned(),
             },
             record.reason.clone().unwrap_or_default(),
