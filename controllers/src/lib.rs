@@ -11,6 +11,7 @@ mod admission;
 mod array;
 mod cancel;
 mod gang;
+mod in_force;
 mod name;
 mod node;
 mod placement;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::Client;
 use rand::Rng;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::in_force;
 use crate::shell::{Controller, Driver};
 use crate::{ControllerName, Scheduling};
 
@@ -86,6 +88,16 @@ pub async fn run(
         .collect();
     if controllers.is_empty() {
         return Err(RunError::NothingToRun);
+    }
+    // Ends with this future, whether that runs to its end or is dropped.
+    let mut beside = JoinSet::new();
+    if controllers
+        .iter()
+        .any(|one| one.name() == ControllerName::Placement)
+    {
+        let scheduling = options.scheduling.clone();
+        let publishing = in_force::publish(client.clone(), scheduling, shutdown.clone());
+        beside.spawn(publishing);
     }
     let seed = options.seed.unwrap_or_else(|| rand::rng().random());
     let driver = Driver::new(

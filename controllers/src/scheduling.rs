@@ -6,13 +6,13 @@
 use std::ops::RangeInclusive;
 
 use scheduler::{Millis, Settings, Span};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest time that a setting may name: ten years.
 const MOST_SECONDS: u64 = 315_360_000;
 
 /// The settings of scheduling. What is left out has the default that is documented here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Scheduling {
     /// A job that waits this many seconds counts as one priority higher, and again for each further such time; 0 is off.
@@ -55,6 +55,13 @@ pub enum SchedulingError {
 }
 
 impl Scheduling {
+    /// Where the settings in force are published: the namespace.
+    pub const NAMESPACE: &str = "kube-system";
+    /// The ConfigMap that they are published in.
+    pub const CONFIG_MAP: &str = "gctl-scheduling";
+    /// The key in that, whose value reads as a settings file.
+    pub const KEY: &str = "scheduling.yaml";
+
     /// The settings with their defaults, as the help of a command shows them; it reads as a settings file.
     pub const HELP: &str = "\
 # Settings of scheduling, a YAML file. These are the defaults:
@@ -77,6 +84,35 @@ preemption: true                   # may a job that finds no room displace other
         let settings = read.unwrap_or_default();
         settings.check()?;
         Ok(settings)
+    }
+
+    /// The text of a settings file that says every setting as it is in force, defaults included.
+    pub fn in_force(&self) -> String {
+        let Settings {
+            settled_at: _,
+            aging,
+            aging_cap,
+            half_life,
+            charge_ahead,
+            core_share,
+            reserve_after,
+            reservations,
+            start_allowance,
+            preemption,
+        } = self.settings(Millis(0));
+        let seconds = |span: Span| u64::try_from(span.0 / 1000).unwrap_or(0);
+        let all = Self {
+            aging_seconds: Some(aging.map_or(0, seconds)),
+            aging_cap: Some(u64::try_from(aging_cap).unwrap_or(0)),
+            fair_share_half_life_seconds: Some(half_life.map_or(0, seconds)),
+            fair_share_charge_ahead_seconds: Some(seconds(charge_ahead)),
+            fair_share_core_weight: Some(core_share.into()),
+            reserve_after_seconds: Some(seconds(reserve_after)),
+            reservations: Some(reservations.into()),
+            start_allowance_seconds: Some(seconds(start_allowance)),
+            preemption: Some(preemption),
+        };
+        serde_yaml::to_string(&all).expect("numbers and bools can be written")
     }
 
     fn check(&self) -> Result<(), SchedulingError> {
@@ -181,6 +217,20 @@ mod tests {
         assert_eq!(settings.aging_cap, 30);
         assert_eq!(settings.half_life, None);
         assert_eq!(settings.core_share, 50);
+    }
+
+    #[test]
+    fn what_is_in_force_reads_as_a_file_that_says_everything() {
+        for text in [
+            "",
+            "agingSeconds: 600\nfairShareHalfLifeSeconds: 0\npreemption: false\n",
+        ] {
+            let said = Scheduling::parse(text).unwrap();
+            let told = Scheduling::parse(&said.in_force()).unwrap();
+            assert_eq!(told.settings(Millis(7)), said.settings(Millis(7)), "{text}");
+            let debug = format!("{told:?}");
+            assert!(!debug.contains("None"), "a setting is not told: {debug}");
+        }
     }
 
     #[test]

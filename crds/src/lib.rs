@@ -18,6 +18,7 @@ pub mod phase;
 pub mod profile;
 pub mod quantity;
 pub mod queue;
+pub mod signal;
 
 pub use job::{Job, JobSpec};
 pub use job_status::{JobStatus, Phase};
@@ -46,9 +47,11 @@ pub const ARRAY_INDEX_LABEL: &str = "gctl.dev/array-index";
 /// Annotation that asks for the preemption of a job's attempt: the number of the attempt, decimal. Acted on by the preemption
 /// controller; it says nothing about any later attempt.
 pub const PREEMPT_ANNOTATION: &str = "gctl.dev/preempt-attempt";
-/// Annotation on a waiting job that asks to displace what keeps it waiting: the number of the attempt that shall start, decimal.
-/// Acted on by placement.
+/// Annotation on a waiting job that asks to displace what keeps it waiting: the number of the attempt that shall start, decimal;
+/// with [`PREEMPT_FORCE`] behind it also what is not preemptible. Acted on by placement and preemption.
 pub const PREEMPT_BLOCKERS_ANNOTATION: &str = "gctl.dev/preempt-blockers-attempt";
+/// What stands behind the number in [`PREEMPT_BLOCKERS_ANNOTATION`] where jobs that are not preemptible may be displaced too.
+pub const PREEMPT_FORCE: &str = ",force";
 /// The namespace of the node leases; a lease bears its node's name.
 pub const NODE_LEASE_NAMESPACE: &str = "gctl-node-lease";
 /// The queue of a job that names none.

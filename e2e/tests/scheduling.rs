@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use crds::{Job, JobStatus, Node, Phase, Queue};
 use e2e::sim::{Settings, Sim, phase};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -422,6 +423,51 @@ async fn room_is_made_by_hand_where_scheduling_displaces_nobody_itself() -> Resu
     assert_eq!(status(&jobs["long"]).attempts.len(), 1);
     let jobs = sim.run_until_all_ended(LIMIT).await?;
     assert_eq!(phase(&jobs["long"]), Phase::Succeeded);
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_is_forced_from_a_job_that_is_not_preemptible_and_has_a_lower_priority() -> Result<()>
+{
+    let sim = Sim::start(one_gpu()).await?;
+    let long = sleeps(600, json!({"gpus": 1}));
+    sim.submit("long", long).await?;
+    tokio::time::sleep(SETTLED).await;
+    let urgent = with(sleeps(5, json!({"gpus": 1})), json!({"priority": 9}));
+    sim.submit("urgent", urgent).await?;
+    tokio::time::sleep(SETTLED).await;
+    for (wish, phase_then) in [("1", Phase::Pending), ("1,force", Phase::Succeeded)] {
+        let patch = json!({"metadata": {"annotations": {crds::PREEMPT_BLOCKERS_ANNOTATION: wish}}});
+        sim.jobs()
+            .patch("urgent", &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(phase(&sim.list().await?["urgent"]), phase_then, "{wish}");
+    }
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert_eq!(status(&jobs["long"]).attempts.len(), 1);
+    assert_eq!(phase(&jobs["long"]), Phase::Succeeded);
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_settings_in_force_are_told_by_an_object() -> Result<()> {
+    let sim = Sim::start(Settings {
+        scheduling: "reservations: 7",
+        ..one_gpu()
+    })
+    .await?;
+    tokio::time::sleep(SETTLED).await;
+    let maps: Api<ConfigMap> = Api::namespaced(sim.client(), controllers::Scheduling::NAMESPACE);
+    let map = maps.get(controllers::Scheduling::CONFIG_MAP).await?;
+    let text = &map.data.context("data")?[controllers::Scheduling::KEY];
+    let said = controllers::Scheduling::parse(text)?;
+    assert_eq!(said.reservations, Some(7));
+    assert_eq!(
+        said.reserve_after_seconds,
+        Some(60),
+        "defaults are said too"
+    );
     sim.check()
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crds::job_status::{Binding, Effective, Outcome, Reservation, Waiting};
-use crds::{Job, JobStatus, Node, PREEMPT_BLOCKERS_ANNOTATION, RELEASE_FINALIZER, phase};
+use crds::{Job, JobStatus, Node, RELEASE_FINALIZER, phase};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
@@ -197,21 +197,6 @@ pub(super) fn infeasible(job: &Arc<Job>, why: String, now: Timestamp) -> Option<
     next.waiting = None;
     next.message = Some(why);
     Op::job_status(job, next)
-}
-
-/// Does somebody want others displaced for the attempt that comes next, or for the generation of its gang that waits?
-pub(super) fn room_is_wanted(job: &Job, status: &JobStatus, parents: &[&Job]) -> bool {
-    let gang = parents.first().filter(|_| rank(job).is_some());
-    let generation = gang.and_then(|gang| Some(gang.status.as_ref()?.attempt));
-    let of_gang = gang.and_then(|gang| room_wanted_for(gang));
-    room_wanted_for(job) == status.attempt.checked_add(1)
-        || (of_gang.is_some() && of_gang == generation)
-}
-
-/// The attempt, or the generation of a gang, for which somebody wants others displaced.
-pub(super) fn room_wanted_for(job: &Job) -> Option<u32> {
-    let annotations = job.metadata.annotations.as_ref()?;
-    annotations.get(PREEMPT_BLOCKERS_ANNOTATION)?.parse().ok()
 }
 
 /// The write of a reason, and of what is reserved for the job; nothing when the job bears that class already.

@@ -15,7 +15,8 @@ use super::runtimes::Runtimes;
 use super::untold::{Reason, Untold};
 use super::{convert, decide, usage};
 use crate::shell::{
-    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, is_parent, later, uid,
+    Change, Controller, Failure, Key, Op, Plan, Subject, Wanted, World, is_parent, later,
+    room_wanted, room_wanted_for, uid,
 };
 use crate::{ControllerName, Scheduling};
 
@@ -48,7 +49,7 @@ pub(crate) struct Placement {
     resting: BTreeSet<Key>,
     /// The attempt that was handed back, and until when its node is avoided.
     avoided: BTreeMap<Key, (u32, Timestamp)>,
-    runtimes: Runtimes,
+    pub(super) runtimes: Runtimes,
     /// How long waiting jobs were taken to run when they were looked at last.
     estimates: BTreeMap<JobUid, Option<Estimate>>,
     pub(super) holds: Holds,
@@ -147,7 +148,7 @@ impl Placement {
                 }
                 self.keys.insert(id, key.clone());
                 let avoid = self.avoid(key, status, now);
-                if decide::room_is_wanted(job, status, &parents) {
+                if room_wanted(job, status, &parents).is_some() {
                     self.wanting.insert(key.clone());
                 }
                 let known = Known {
@@ -359,7 +360,7 @@ fn concerns_members(old: Option<&Job>, new: Option<&Job>) -> bool {
         let generation = status.and_then(|status| Some(status.gang.as_ref()?.generation));
         let stopped = status.is_some_and(|status| phase::current_stop(status).is_some());
         let gates = (job.spec.suspend, job.spec.cancel, closing);
-        (gates, generation, stopped, decide::room_wanted_for(job))
+        (gates, generation, stopped, room_wanted_for(job))
     };
     old.map(gates) != new.map(gates)
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crds::Job;
 use crds::job_status::Victim;
 use jiff::Timestamp;
-use scheduler::preempt;
+use scheduler::{Cluster, preempt};
 
+use super::decide::{View, view};
 use super::reconcile::{Placement, millis};
 use super::{convert, holds};
-use crate::shell::{Key, World, later, owner, rank};
+use crate::shell::{Displaceable, Key, World, later, owner, rank, room_wanted};
 
 /// How long room that somebody asked for is kept beyond the grace of those who leave it.
 const PATIENCE_SECS: u64 = 60;
@@ -104,7 +105,15 @@ impl Placement {
             if nominated || self.holds.is_nominated(&key) {
                 continue;
             }
-            let plans = match preempt::plan_gang(&self.cluster, &id, millis(now)) {
+            let wanted = job.status.as_ref();
+            let wanted = wanted.and_then(|s| room_wanted(job, s, &world.parents_of(job)));
+            let plans = match wanted {
+                Some(Displaceable::Any) => {
+                    preempt::plan_gang(&self.all_preemptible(world), &id, millis(now))
+                }
+                _ => preempt::plan_gang(&self.cluster, &id, millis(now)),
+            };
+            let plans = match plans {
                 Ok(plans) => plans,
                 Err(why) => {
                     tracing::info!(namespace = %key.namespace, name = %key.name, %why, "nobody is displaced");
@@ -138,6 +147,20 @@ impl Placement {
                 self.nominate(&key, &nomination, world);
             }
         }
+    }
+
+    /// The cluster as if every job that holds slots let itself be displaced. Built when a person asks for it, and seldom.
+    fn all_preemptible(&self, world: &World) -> Cluster {
+        let mut cluster = self.cluster.clone();
+        for (_, job) in world.jobs.iter() {
+            if let View::Holds(status, binding) = view(job, &world.parents_of(job)) {
+                let estimate = self.runtimes.estimate(job);
+                let mut bound = convert::bound_job(job, status, binding, estimate);
+                bound.terms.preemptible = true;
+                cluster.upsert_bound(bound);
+            }
+        }
+        cluster
     }
 }
 

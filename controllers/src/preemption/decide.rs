@@ -17,6 +17,8 @@ pub(super) struct Observed<'a> {
     pub(super) waits: bool,
     /// Those who are to leave for it, as far as they still exist.
     pub(super) victims: Vec<(&'a Victim, Option<&'a Arc<Job>>)>,
+    /// A person wants room for it whether or not who has it is preemptible.
+    pub(super) forced: bool,
     pub(super) now: Timestamp,
 }
 
@@ -60,7 +62,10 @@ pub(super) fn decide(
         }
         needed
     });
-    if !staying.iter().all(|victim| may_displace(job, victim)) {
+    if !staying
+        .iter()
+        .all(|victim| may_displace(job, victim, observed.forced))
+    {
         return withdraw(job, status);
     }
     let stops = staying.into_iter();
@@ -70,14 +75,14 @@ pub(super) fn decide(
 }
 
 /// May the victim be displaced, as both are now? Who is of another queue may be because it has borrowed; what its queue holds
-/// was judged by placement.
-fn may_displace(job: &Job, victim: &Job) -> bool {
+/// was judged by placement. A person may have asked for room whether or not who has it is preemptible.
+fn may_displace(job: &Job, victim: &Job, forced: bool) -> bool {
     let effective = |job: &Job| job.status.as_ref()?.effective.clone();
     let (Some(job), Some(victim)) = (effective(job), effective(victim)) else {
         return false;
     };
     let lower = victim.priority.value < job.priority.value;
-    (lower && victim.preemptible.value) || victim.queue.value != job.queue.value
+    (lower && (forced || victim.preemptible.value)) || victim.queue.value != job.queue.value
 }
 
 /// Does the victim still hold its slots, and has nobody asked it to leave?
@@ -193,6 +198,7 @@ mod tests {
             job: big,
             waits,
             victims: victims.collect(),
+            forced: false,
             now: at(now),
         };
         let gone = |name: &str, gone: &BTreeSet<&str>| gone.contains(&*format!("uid-of-{name}"));

@@ -11,7 +11,9 @@ use scheduler::{Cluster, JobUid, NodeName, preempt};
 use super::decide::{Observed, decide, decide_unwanted, is_unwanted};
 use crate::ControllerName;
 use crate::placement::{is_waiting, scene};
-use crate::shell::{Change, Controller, Key, Plan, Subject, Wanted, World, uid};
+use crate::shell::{
+    Change, Controller, Displaceable, Key, Plan, Subject, Wanted, World, room_wanted, uid,
+};
 
 /// Preemption.
 #[derive(Debug)]
@@ -79,10 +81,13 @@ impl Controller for Preemption {
             let victims = nomination.victims.iter();
             victims.map(|one| (one, world.jobs.get(&Key::new(&one.namespace, &one.name))))
         });
+        let status = job.status.as_ref();
+        let wanted = status.and_then(|s| room_wanted(job, s, &world.parents_of(job)));
         let observed = Observed {
             job,
             waits: is_waiting(job, world),
             victims: victims.collect(),
+            forced: wanted == Some(Displaceable::Any),
             now,
         };
         let stage = OnceCell::new();

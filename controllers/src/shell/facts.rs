@@ -1,7 +1,10 @@
 //! Questions that several controllers ask about a job. Pure.
 
 use crds::job_status::{Stop, StopReason};
-use crds::{ARRAY_INDEX_LABEL, GANG_LABEL, GANG_RANK_LABEL, Job, JobStatus, phase};
+use crds::{
+    ARRAY_INDEX_LABEL, GANG_LABEL, GANG_RANK_LABEL, Job, JobStatus, PREEMPT_BLOCKERS_ANNOTATION,
+    PREEMPT_FORCE, phase,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
@@ -102,6 +105,38 @@ pub(crate) fn cancel_wanted(job: &Job, parents: &[&Job]) -> bool {
 pub(crate) fn suspend_wanted(job: &Job, parents: &[&Job]) -> bool {
     let suspended = |job: &Job| job.spec.suspend == Some(true);
     suspended(job) || parents.iter().any(|job| suspended(job))
+}
+
+/// Whom a person wants displaced for a job that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Displaceable {
+    /// Those that let themselves be displaced.
+    Preemptible,
+    /// Whoever is of lower priority.
+    Any,
+}
+
+/// Does a person want others displaced for the attempt that comes next, or for the generation of its gang that waits, and whom?
+pub(crate) fn room_wanted(job: &Job, status: &JobStatus, parents: &[&Job]) -> Option<Displaceable> {
+    let own =
+        room_wanted_for(job).filter(|(attempt, _)| Some(*attempt) == status.attempt.checked_add(1));
+    let of_gang = || {
+        let gang = parents.first().filter(|_| rank(job).is_some())?;
+        let generation = gang.status.as_ref()?.attempt;
+        room_wanted_for(gang).filter(|(wanted, _)| *wanted == generation)
+    };
+    own.or_else(of_gang).map(|(_, whom)| whom)
+}
+
+/// The attempt, or the generation of a gang, for which somebody wants others displaced, and whom.
+pub(crate) fn room_wanted_for(job: &Job) -> Option<(u32, Displaceable)> {
+    let annotations = job.metadata.annotations.as_ref()?;
+    let text = annotations.get(PREEMPT_BLOCKERS_ANNOTATION)?;
+    let (attempt, whom) = match text.strip_suffix(PREEMPT_FORCE) {
+        Some(attempt) => (attempt, Displaceable::Any),
+        None => (text.as_str(), Displaceable::Preemptible),
+    };
+    Some((attempt.parse().ok()?, whom))
 }
 
 /// A time so many seconds later; the end of time where there is none.

@@ -282,11 +282,16 @@ impl State {
             }
             (_, Some(mut object)) => {
                 let wanted = &body["metadata"]["resourceVersion"];
-                if *wanted != object["metadata"]["resourceVersion"] {
+                let is_data = path.kind == "configmaps";
+                if !is_data && *wanted != object["metadata"]["resourceVersion"] {
                     return failure(StatusCode::CONFLICT, "Conflict");
                 }
                 let before = object.clone();
-                let part = if path.is_status { "status" } else { "metadata" };
+                let part = match path.is_status {
+                    true => "status",
+                    false if is_data => "data",
+                    false => "metadata",
+                };
                 merge(&mut object[part], &body[part]);
                 if object == before {
                     return reply(StatusCode::OK, &object);
@@ -323,8 +328,9 @@ struct Path {
 }
 
 fn parse(path: &str) -> Path {
-    // /apis/GROUP/VERSION[/namespaces/NS]/KIND[/NAME[/status]]
-    let mut parts: VecDeque<&str> = path.split('/').skip(4).collect();
+    // /apis/GROUP/VERSION[/namespaces/NS]/KIND[/NAME[/status]], or /api/VERSION... for the core group
+    let start = if path.starts_with("/api/") { 3 } else { 4 };
+    let mut parts: VecDeque<&str> = path.split('/').skip(start).collect();
     let mut namespace = String::new();
     if parts.front() == Some(&"namespaces") {
         parts.pop_front();

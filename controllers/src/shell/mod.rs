@@ -42,15 +42,15 @@ pub(crate) use facts::stop_deadline;
 pub(crate) use child::{child, child_name, child_spec, name_problem};
 pub(crate) use driver::Driver;
 pub(crate) use facts::{
-    bound_attempt_ended, by, cancel_wanted, gang_size, has_finalizer, is_deleting, is_ended,
-    is_parent, later, member_index, owner, raised, rank, suspend_wanted, uid, with_finalizer,
-    without_finalizer,
+    Displaceable, bound_attempt_ended, by, cancel_wanted, gang_size, has_finalizer, is_deleting,
+    is_ended, is_parent, later, member_index, owner, raised, rank, room_wanted, room_wanted_for,
+    suspend_wanted, uid, with_finalizer, without_finalizer,
 };
 pub(crate) use plan::{Op, Plan};
 pub(crate) use store::{Delta, Key};
-pub(crate) use watch::Kind;
+pub(crate) use watch::{Kind, chain};
 pub(crate) use world::{Change, World};
-pub(crate) use write::Failure;
+pub(crate) use write::{FIELD_MANAGER, Failure};
 
 use jiff::Timestamp;
 

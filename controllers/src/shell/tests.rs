@@ -70,6 +70,27 @@ impl System {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_settings_in_force_are_published_and_stay_so() {
+    let (fake, clock) = (Fake::default(), clock());
+    let system = start(&fake, &clock, 8);
+    pass(1.0).await;
+    let said = || {
+        let object = fake.get("configmaps", "gctl-scheduling")?;
+        let text = object["data"]["scheduling.yaml"].as_str()?.to_owned();
+        crate::Scheduling::parse(&text).ok()
+    };
+    let defaults = crate::Scheduling::parse(crate::Scheduling::HELP).unwrap();
+    assert_eq!(said(), Some(defaults.clone()));
+    fake.change("configmaps", "gctl-scheduling", |object| {
+        object["data"]["scheduling.yaml"] = json!("reservations: 9");
+    });
+    assert_ne!(said(), Some(defaults.clone()));
+    pass(601.0).await;
+    assert_eq!(said(), Some(defaults));
+    system.stop().await;
+}
+
 /// Lets time pass, and everything happen that is due in it.
 async fn pass(seconds: f64) {
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
@@ -457,7 +478,7 @@ async fn an_array_runs_to_its_end() {
     let member = fake.get("jobs", "sweep-5").expect("members stay");
     assert_eq!(member["spec"]["command"], json!(["echo", "5"]));
     assert_eq!(member["metadata"]["finalizers"], json!([RELEASE_FINALIZER]));
-    assert_eq!(fake.requests("POST").len(), 7);
+    assert_eq!(fake.requests("POST /apis/gctl.dev").len(), 7);
     agent.abort();
     system.stop().await;
 }

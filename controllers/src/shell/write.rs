@@ -13,7 +13,7 @@ use super::patch::merge_patch;
 use super::plan::Op;
 
 /// Who the API server's managedFields say wrote it.
-const FIELD_MANAGER: &str = "gctl-controllers";
+pub(crate) const FIELD_MANAGER: &str = "gctl-controllers";
 /// A write without an answer for this long is taken as failed; whether it happened, the watch will tell.
 const TIMEOUT: Duration = Duration::from_secs(30);
 

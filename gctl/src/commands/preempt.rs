@@ -4,7 +4,7 @@
 //! is displaced goes back to its place in the queue, or ends, as its `onPreemption` says.
 
 use crds::job::OnPreemption;
-use crds::{Job, PREEMPT_ANNOTATION, PREEMPT_BLOCKERS_ANNOTATION, Phase, phase};
+use crds::{Job, PREEMPT_ANNOTATION, PREEMPT_BLOCKERS_ANNOTATION, PREEMPT_FORCE, Phase, phase};
 use scheduler::{Millis, preempt};
 use serde_json::json;
 
@@ -22,9 +22,9 @@ pub struct Args {
     #[arg(value_name = "JOB", required_unless_present = "blockers_of")]
     pub jobs: Vec<String>,
     /// Displace the cheapest set of jobs that makes room for this waiting one
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["jobs", "force"])]
+    #[arg(long, value_name = "JOB", conflicts_with = "jobs")]
     pub blockers_of: Option<String>,
-    /// Displace a job also when it is not preemptible
+    /// Displace jobs also when they are not preemptible; with --blockers-of still none of the same or a higher priority
     #[arg(long)]
     pub force: bool,
 }
@@ -36,7 +36,7 @@ pub struct Args {
 /// the exit [`Exit::Error`].
 pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     if let Some(name) = &args.blockers_of {
-        return blockers(session, name).await;
+        return blockers(session, name, args.force).await;
     }
     let mut exit = Exit::Ok;
     for target in session.job_targets(&args.jobs).await? {
@@ -74,7 +74,8 @@ async fn displace(session: &Session, target: &Target, force: bool) -> Result<Str
             "{label} is not preemptible; --force displaces it all the same"
         )));
     }
-    annotate(session, target, (&job, PREEMPT_ANNOTATION), status.attempt).await?;
+    let wish = status.attempt.to_string();
+    annotate(session, target, (&job, PREEMPT_ANNOTATION), &wish).await?;
     let next = match effective.map_or_else(OnPreemption::default, |e| e.on_preemption.value) {
         OnPreemption::Requeue => "goes back to its place in the queue",
         OnPreemption::Stop => "ends as Preempted",
@@ -86,7 +87,7 @@ async fn displace(session: &Session, target: &Target, force: bool) -> Result<Str
 }
 
 /// Asks for the displacement of what keeps a job waiting, having looked who that is.
-async fn blockers(session: &mut Session, name: &str) -> Result<Exit, Error> {
+async fn blockers(session: &mut Session, name: &str, force: bool) -> Result<Exit, Error> {
     let names = [name.to_owned()];
     let targets = session.job_targets(&names).await?;
     let Some(target) = targets.first() else {
@@ -96,21 +97,24 @@ async fn blockers(session: &mut Session, name: &str) -> Result<Exit, Error> {
     let attempted = format!("preempt the blockers of {label}");
     let job = read(session, target, &attempted).await?;
     let now = (session.clock)();
-    let (objects, snapshot) = snapshot::take(session).await?;
-    let waiting = snapshot.waiting_member(&job, &objects);
+    let mut taken = snapshot::take(session).await?;
+    if force {
+        taken.make_all_preemptible();
+    }
+    let snapshot = taken.snapshot;
+    let waiting = snapshot.waiting_member(&job, &taken.objects);
     let id = controllers::Snapshot::id(waiting.unwrap_or(&job));
     let plans = preempt::plan_gang(&snapshot.cluster, &id, Millis(now.as_millisecond()))
         .map_err(|why| Error::State(format!("nobody is displaced for {label}: {why}")))?;
     // The generation of a gang has its number while it waits; a job gets its attempt's when it is bound.
     let known = job.status.as_ref().map_or(0, |status| status.attempt);
     let attempt = known + u32::from(waiting.is_none());
-    annotate(
-        session,
-        target,
-        (&job, PREEMPT_BLOCKERS_ANNOTATION),
-        attempt,
-    )
-    .await?;
+    let wish = if force {
+        format!("{attempt}{PREEMPT_FORCE}")
+    } else {
+        attempt.to_string()
+    };
+    annotate(session, target, (&job, PREEMPT_BLOCKERS_ANNOTATION), &wish).await?;
     let namespace = session.namespace.clone();
     for plan in &plans {
         session
@@ -148,7 +152,7 @@ async fn annotate(
     session: &Session,
     target: &Target,
     (job, annotation): (&Job, &str),
-    attempt: u32,
+    wish: &str,
 ) -> Result<(), Error> {
     let uri = format!(
         "{}{}",
@@ -157,7 +161,7 @@ async fn annotate(
     );
     let patch = json!({"metadata": {
         "uid": job.metadata.uid,
-        "annotations": {annotation: attempt.to_string()},
+        "annotations": {annotation: wish},
     }});
     let attempted = format!("preempt {}", target.label());
     session

@@ -13,7 +13,7 @@ use scheduler::why::Why;
 use scheduler::{Cluster, Gang, Millis, preempt};
 use serde_json::{Value, json};
 
-use super::snapshot;
+use super::snapshot::{self, Taken};
 use crate::api;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -42,6 +42,7 @@ pub struct Args {
 struct Answer {
     job: Job,
     snapshot: controllers::Snapshot,
+    settings_known: bool,
     gpus: GpuIndex,
     why: Option<Why>,
     remedies: Option<Vec<Remedy>>,
@@ -75,7 +76,12 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         attempted,
         reason: "it is not a job".to_owned(),
     })?;
-    let (objects, snapshot) = snapshot::take(session).await?;
+    let Taken {
+        objects,
+        snapshot,
+        settings_known,
+        ..
+    } = snapshot::take(session).await?;
     let now = (session.clock)();
     // A gang waits as its members do, who wait together.
     let waiting = snapshot.waiting_member(&job, &objects);
@@ -92,6 +98,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
         },
         job,
         snapshot,
+        settings_known,
     };
     match format {
         Format::Table { .. } => session.output.raw(answer.page().as_bytes())?,
@@ -403,6 +410,7 @@ impl Answer {
             "start": forecast,
             "reservation": status.waiting.as_ref().and_then(|w| w.reservation.clone()),
             "nomination": status.nomination,
+            "settings": if self.settings_known { "InForce" } else { "Default" },
         });
         if let Some(remedies) = &self.remedies {
             let remedies = remedies.iter().map(|remedy| {
@@ -424,7 +432,12 @@ impl Answer {
 /// # Errors
 /// When something that decides where jobs go cannot be read.
 pub(super) async fn dry_run(session: &mut Session, job: &Job) -> Result<Vec<String>, Error> {
-    let (objects, snapshot) = snapshot::take(session).await?;
+    let Taken {
+        objects,
+        snapshot,
+        settings,
+        ..
+    } = snapshot::take(session).await?;
     let now = (session.clock)();
     let clock = Wall {
         zone: TimeZone::system(),
@@ -478,23 +491,30 @@ pub(super) async fn dry_run(session: &mut Session, job: &Job) -> Result<Vec<Stri
             let mut lines = vec!["it would wait".to_owned()];
             let said = why.lines(&|at| clock.show(at));
             lines.extend(said.into_iter().map(|line| format!("  {}", named(line))));
-            lines.extend(displaced(&plan, &snapshot, &namespace));
+            let displaced = displaced(&plan, &snapshot, &namespace, settings.preemption);
+            lines.extend(displaced);
             lines
         }
     })
 }
 
-/// Whom a plan displaces.
+/// Whom a plan displaces; without preemption only a person would carry it out.
 fn displaced(
     plan: &Result<preempt::Plan, preempt::NoPlan>,
     snapshot: &controllers::Snapshot,
     namespace: &str,
+    preemption: bool,
 ) -> Vec<String> {
     match plan {
         Err(_) => Vec::new(),
         Ok(plan) => {
+            let by_hand = if preemption {
+                ""
+            } else {
+                ", if asked for with `gctl preempt --blockers-of`"
+            };
             let mut lines = vec![format!(
-                "  it may have room on {} at once",
+                "  it may have room on {} at once{by_hand}",
                 plan.placement.node
             )];
             lines.extend(plan.victims.iter().map(|victim| {
