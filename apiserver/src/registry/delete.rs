@@ -75,6 +75,10 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<(Vec<Bytes>, Page), Status> {
         let page = self.list_stored(kind, namespace, list)?;
+        // One that may not be deleted refuses the whole, rather than leaving it half done.
+        for stored in &page.items {
+            self.check_deletable(kind, &stored.key.name).await?;
+        }
         let deletes = page.items.clone().into_iter().map(|stored| async move {
             match self
                 .delete(kind, &stored.key.namespace, &stored.key.name, options)

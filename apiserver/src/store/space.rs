@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Space {
     /// The last reading, where readings may be used again: to ask costs as much as all else that a
     /// commit does beside its write.
     reading: Option<Mutex<Option<Reading>>>,
+    /// It was said that there is too little space.
+    said: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -59,6 +62,7 @@ impl Space {
             floor,
             free,
             reading,
+            said: AtomicBool::new(false),
         }
     }
 
@@ -141,10 +145,33 @@ impl Space {
     pub(super) fn room(&self, owed: u64, written: u64) -> Room {
         let floor = self.floor;
         let free = self.recent(written);
-        match free.map(|free| free.saturating_sub(owed)) {
+        let room = match free.map(|free| free.saturating_sub(owed)) {
             Ok(free) if free < floor / 2 => Room::None { free, floor },
             Ok(free) if free < floor => Room::Low { free, floor },
             _ => Room::Enough,
+        };
+        self.say(room);
+        room
+    }
+
+    /// Whoever runs the server is told once that writes are refused, and once that they are not any more.
+    fn say(&self, room: Room) {
+        let low = match room {
+            Room::Enough => None,
+            Room::Low { free, floor } | Room::None { free, floor } => Some((free, floor)),
+        };
+        if low.is_some() == self.said.load(Ordering::Relaxed) {
+            return;
+        }
+        self.said.store(low.is_some(), Ordering::Relaxed);
+        let dir = self.dir.display();
+        if let Some((free, floor)) = low {
+            tracing::error!(
+                %dir, free, needed = floor,
+                "the disk is nearly full: writes are refused until there is space, reads go on",
+            );
+        } else {
+            tracing::warn!(%dir, "there is enough space again, writes go on");
         }
     }
 }
@@ -156,10 +183,7 @@ fn free_bytes(dir: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    };
+    use std::sync::{Arc, atomic::AtomicU64};
 
     use super::*;
 

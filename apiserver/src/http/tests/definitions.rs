@@ -252,6 +252,14 @@ async fn definitions_of_the_server_are_real_kept_and_brought_up_to_date() {
     );
     api.post(CRDS, gadget_definition()).await.ok();
     api.post(JOBS, widget("a")).await.ok();
+    let all = api.delete(CRDS, Value::Null).await;
+    assert_eq!(all.code, 403, "{}", all.text);
+    let kept = api.get(CRDS).await.ok();
+    assert_eq!(
+        kept.body["items"].as_array().map(Vec::len),
+        Some(2),
+        "what may be deleted stays, where the whole is refused"
+    );
     api.registry.cache().close().await;
     let same = Api::over(store.clone(), vec![text]).await;
     let second = same.get(&format!("{CRDS}/widgets.example.com")).await.ok();
