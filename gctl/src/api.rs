@@ -338,10 +338,10 @@ impl Api {
 
 /// An error and what caused it, joined by colons, without repeating what an outer one already says.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = for_people(&error.to_string());
     let mut source = error.source();
     while let Some(inner) = source {
-        let words = inner.to_string();
+        let words = for_people(&inner.to_string());
         if !text.contains(&words) {
             text.push_str(": ");
             text.push_str(&words);
@@ -349,6 +349,13 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = inner.source();
     }
     text
+}
+
+/// Without what libraries say to programmers: the names of their types, and links into their manuals.
+fn for_people(words: &str) -> String {
+    let words = words.strip_prefix("ServiceError: ").unwrap_or(words);
+    let end = words.find(": https://docs.rs/").unwrap_or(words.len());
+    words[..end].to_owned()
 }
 
 fn bad_request(attempted: &str, error: &http::Error) -> Error {
@@ -390,6 +397,17 @@ pub fn query(pairs: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_of_errors_is_said_for_people() {
+        let tls = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/unexpected-eof";
+        let inner = std::io::Error::other(format!("error reading a body from connection: {tls}"));
+        let error = kube::Error::Service(Box::new(inner));
+        assert_eq!(
+            chain(&error),
+            "error reading a body from connection: peer closed connection without sending TLS close_notify"
+        );
+    }
 
     #[test]
     fn queries_are_encoded_and_empty_values_left_out() {
