@@ -15,7 +15,7 @@ use crate::attempt::{AttemptId, Charge};
 const MARGIN: u64 = 512 << 20;
 /// Foreign processes that are named.
 const MOST_NAMED: usize = 4;
-const GIB: f64 = (1_u64 << 30) as f64;
+const GIB: f64 = 1_073_741_824.0;
 
 /// Why the cards have no room for a binding, if they have not: the first that has none, with what it needs, what is free
 /// and who holds the rest. `held` is what the other jobs here were promised.
