@@ -118,8 +118,10 @@ fn judge(objects: &Objects, job: &Job, now: Timestamp) -> Verdict {
         Err(withheld) => {
             let queues = objects.queues.iter();
             let queues = queues.filter_map(|queue| queue.metadata.name.as_deref());
+            // That one needs no object.
+            let queues: BTreeSet<&str> = queues.chain([crds::DEFAULT_QUEUE]).collect();
             let known = match withheld.reason() {
-                "QueueNotFound" => format!("; known queues: {}", some(queues)),
+                "QueueNotFound" => format!("; known queues: {}", some(queues.into_iter())),
                 _ => String::new(),
             };
             return Verdict::Said(format!("it will wait: {withheld}{known}"));
@@ -276,7 +278,10 @@ mod tests {
                 json!({"resources": {"vram": "80Gi"}}),
                 "no known node could ever run it",
             ),
-            (json!({"queue": "nowhere"}), "there is no queue `nowhere`"),
+            (
+                json!({"queue": "nowhere"}),
+                "there is no queue `nowhere`; known queues: default",
+            ),
         ];
         for (spec, words) in rows {
             match judged(two(), spec) {

@@ -214,7 +214,9 @@ impl Answer {
             nomination.map_or_else(String::new, |held| self.nominated(held)),
         );
         let mut text = table::render(&rows);
-        if let Some(remedies) = &self.remedies {
+        // What does not wait needs no remedy.
+        let waits = self.why.as_ref().is_some_and(|why| why.position.is_some());
+        if let Some(remedies) = self.remedies.as_ref().filter(|_| waits) {
             text.push_str(&self.what_if(remedies));
         }
         text
