@@ -277,6 +277,9 @@ pub struct ForeignUse {
     pub pid: u32,
     /// Most memory it was seen with, in bytes.
     pub peak_bytes: u64,
+    /// Memory that it uses now, in bytes; not set when the driver does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
 }
 
 /// A process of an ended attempt that still holds a GPU.

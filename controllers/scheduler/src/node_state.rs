@@ -100,6 +100,7 @@ impl HighWater {
                         used: Some(Bytes(0)),
                         healthy: true,
                         foreign_peaks: Vec::new(),
+                        foreign_used: None,
                         holders: 0,
                         attributed: Vec::new(),
                         ..gpu.clone()

@@ -130,10 +130,14 @@ pub fn headroom(gpu: &Gpu, promises: &[Promise]) -> Headroom {
     let sum =
         |values: &mut dyn Iterator<Item = Bytes>| values.fold(Bytes(0), Bytes::saturating_add);
     let charged = sum(&mut promises.iter().map(|promise| charge(promise, gpu)));
-    let foreign = sum(&mut gpu.foreign_peaks.iter().copied());
+    let foreign_peaks = sum(&mut gpu.foreign_peaks.iter().copied());
     let foreign_held = sum(&mut gpu.foreign_peaks.iter().map(|peak| with_buffer(*peak)));
     let used_by_jobs = sum(&mut gpu.attributed.iter().map(|use_| use_.used));
-    // A foreign process counts as attributed up to its peak: what it holds is held below, at its peak.
+    // A foreign process is held at its peak below, but only what it uses now is attributed to it: memory that is nobody's
+    // and appears in its trough is not its own.
+    let foreign = gpu
+        .foreign_used
+        .map_or(foreign_peaks, |used| used.min(foreign_peaks));
     let residue = gpu
         .used
         .map(|used| used.saturating_sub(used_by_jobs).saturating_sub(foreign));
@@ -245,6 +249,20 @@ mod tests {
         let room = headroom(&gpu, &[]);
         assert_eq!(room.free, gib(125));
         assert!(!room.idle);
+    }
+
+    #[test]
+    fn memory_that_nobody_owns_up_to_is_not_free_in_the_trough_of_a_foreign_process() {
+        let with = |foreign_used| Gpu {
+            used: Some(Bytes::gib(9)),
+            foreign_peaks: vec![Bytes::gib(10)],
+            foreign_used,
+            ..card()
+        };
+        // 23.5 less 11 for the process, and less the 8 GiB that it does not account for.
+        let room = headroom(&with(Some(Bytes::gib(1))), &[]);
+        assert_eq!(room.free, gib(45));
+        assert_eq!(headroom(&with(None), &[]).free, gib(125), "not known");
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl Model {
             Event::Cordon(at, cordoned) => self.node(*at, |node| node.unschedulable = *cordoned),
             Event::Foreign(at, gpu, peak) => self.gpu(*at, *gpu, |gpu| {
                 gpu.foreign_peaks = vec![Bytes::gib(*peak)];
+                gpu.foreign_used = (peak % 3 > 0).then(|| Bytes::gib(peak / 2));
             }),
             Event::Holders(at, gpu, holders) => self.gpu(*at, *gpu, |gpu| gpu.holders = *holders),
             Event::Measure(at, used, more) => self.measure(*at, *used, *more),

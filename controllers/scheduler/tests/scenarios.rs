@@ -8,7 +8,7 @@
 //! node a cpu=8 mem=64Gi gpus=24Gi,80Gi model=A100 cc=8.0 labels=zone=x taints=k=v:NoSchedule offers=docker max=4
 //! node a gone | cordoned | notready | drain        (more words on a node line; it keeps what was said before)
 //!        dirs=/data,/home numa=0,0,1,1 switch=x,x,y,y nvlink=0-1,2-3      (gpus= comes first; 10Gi@0:1g.10gb is a slice of GPU 0)
-//! gpu a 0 used=3Gi foreign=2Gi,1Gi holders=1 sick use=JOB:used:peak
+//! gpu a 0 used=3Gi foreign=2Gi,1Gi foreign-now=1Gi holders=1 sick use=JOB:used:peak
 //! queue q paused gpus=2 vram=40Gi cpu=8 jobs=3 weight=2 borrow=gpus:2,cpu:4|all min=5m (run time before its jobs may be displaced)
 //! settings settled=90 aging=10m cap=3 halflife=168h ahead=1h cores=20
 //!       reserve=1m reservations=4 allowance=30 preemption=on|off     (an empty cluster under these settings)
@@ -188,6 +188,7 @@ impl World {
                     let peaks = value.split(',').filter(|peak| !peak.is_empty());
                     gpu.foreign_peaks = peaks.map(bytes).collect();
                 }
+                "foreign-now" => gpu.foreign_used = Some(bytes(value)),
                 "holders" => gpu.holders = value.parse().unwrap(),
                 "sick" => gpu.healthy = false,
                 "well" => gpu.healthy = true,

@@ -329,6 +329,14 @@ fn gpu(gpu: &GpuStatus, all: &[GpuStatus]) -> Gpu {
         capability: capability.and_then(Capability::parse),
         healthy: gpu.healthy,
         foreign_peaks: gpu.foreign.iter().map(|f| Bytes(f.peak_bytes)).collect(),
+        // Of one whose use is not known it is taken to be its peak.
+        foreign_used: (!gpu.foreign.is_empty()).then(|| {
+            let used = gpu
+                .foreign
+                .iter()
+                .map(|f| f.used_bytes.unwrap_or(f.peak_bytes));
+            Bytes(used.fold(0, u64::saturating_add))
+        }),
         holders: u32::try_from(gpu.holders.len()).unwrap_or(u32::MAX),
         attributed: gpu
             .attributed

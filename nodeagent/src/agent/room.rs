@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crds::node::GpuStatus;
+use crds::node::{ForeignUse, GpuStatus};
 
 use crate::attempt::{AttemptId, Charge};
 
@@ -59,7 +59,12 @@ impl Room {
             vacant = false;
         }
         let by_jobs = sum(card.attributed.iter().map(|one| one.used_bytes));
-        let foreign = sum(card.foreign.iter().map(|one| one.peak_bytes));
+        // Held at its peak, but only what it uses now is its own: what else appears in its trough is nobody's.
+        let now = |one: &ForeignUse| {
+            one.used_bytes
+                .map_or(one.peak_bytes, |now| now.min(one.peak_bytes))
+        };
+        let foreign = sum(card.foreign.iter().map(now));
         let residue = used.saturating_sub(by_jobs).saturating_sub(foreign);
         let others = sum(card.foreign.iter().map(|one| with_buffer(one.peak_bytes)));
         let others = others.saturating_add(residue);
@@ -151,7 +156,7 @@ fn charged(card: &GpuStatus, charge: &Charge, peak: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crds::node::{AttributedUse, ForeignUse, Holder};
+    use crds::node::{AttributedUse, Holder};
 
     use super::*;
 
@@ -179,6 +184,7 @@ mod tests {
         ForeignUse {
             pid: 4711,
             peak_bytes: gib * ONE,
+            used_bytes: None,
         }
     }
 

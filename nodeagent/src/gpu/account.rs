@@ -46,10 +46,12 @@ pub(super) fn account(
                     .peaks
                     .entry((card.uuid.clone(), user.pid, stat.start_ticks))
                     .or_default();
-                *peak = (*peak).max(user.bytes.map_or(0, rounded_up));
+                let now = user.bytes.map(rounded_up);
+                *peak = (*peak).max(now.unwrap_or_default());
                 card.foreign.push(ForeignUse {
                     pid,
                     peak_bytes: *peak,
+                    used_bytes: now,
                 });
             }
         }
@@ -138,7 +140,8 @@ mod tests {
             card.foreign,
             [ForeignUse {
                 pid: 7,
-                peak_bytes: 9 * GIB
+                peak_bytes: 9 * GIB,
+                used_bytes: Some(3 * GIB),
             }]
         );
     }

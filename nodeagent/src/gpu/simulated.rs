@@ -110,6 +110,7 @@ impl SimGuests {
                 card.foreign.push(ForeignUse {
                     pid: *pid,
                     peak_bytes: guest.peak_bytes,
+                    used_bytes: Some(guest.bytes),
                 });
             }
             card

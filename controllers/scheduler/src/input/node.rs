@@ -174,6 +174,8 @@ pub struct Gpu {
     pub healthy: bool,
     /// Peak of each process that is no job's.
     pub foreign_peaks: Vec<Bytes>,
+    /// What these use now, together; `None` when that is not known, and each is taken to use its peak.
+    pub foreign_used: Option<Bytes>,
     /// Live processes of ended attempts.
     pub holders: u32,
     /// Use by jobs.

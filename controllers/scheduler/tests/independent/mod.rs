@@ -87,11 +87,11 @@ fn gpu_takes(needs: &Requirements, gpu: &Gpu, here: &[&BoundJob]) -> bool {
         .iter()
         .map(|seen| i128::from(seen.used.0))
         .sum();
-    let foreign: i128 = gpu
-        .foreign_peaks
-        .iter()
-        .map(|peak| i128::from(peak.0))
-        .sum();
+    let peaks = gpu.foreign_peaks.iter().map(|peak| i128::from(peak.0));
+    let peaks: i128 = peaks.sum();
+    let foreign = gpu
+        .foreign_used
+        .map_or(peaks, |used| i128::from(used.0).min(peaks));
     let foreign_held: i128 = gpu.foreign_peaks.iter().map(|peak| tenth_more(*peak)).sum();
     let residue = (used - jobs_use - foreign).max(0);
     let free = (capacity - margin - charged - foreign_held - residue)
