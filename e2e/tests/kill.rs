@@ -2,15 +2,12 @@
 //! are complete.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use crds::{Job, Phase};
-use e2e::processes::{Cluster, Role, binary, wait_for};
+use e2e::processes::{Cluster, Role, wait_for};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -40,12 +37,8 @@ fn job(index: usize, notes: &std::path::Path) -> Result<Job> {
 }
 
 async fn log_of(client: &kube::Client, name: &str) -> Result<String> {
-    read_log(client, name, "").await
-}
-
-async fn read_log(client: &kube::Client, name: &str, query: &str) -> Result<String> {
     let request = http::Request::get(format!(
-        "/apis/streams.gctl.dev/v1/namespaces/default/jobs/{name}/log{query}"
+        "/apis/streams.gctl.dev/v1/namespaces/default/jobs/{name}/log"
     ))
     .body(Vec::new())?;
     Ok(client.request_text(request).await?)
@@ -212,67 +205,4 @@ async fn revisions_go_on_after_the_server_was_killed() -> Result<()> {
         .collect();
     assert_eq!(found, acknowledged);
     Ok(())
-}
-
-/// Lines of `seq` that are more than one sealed chunk of a log, which is 8 MiB.
-const CHUNK_LINES: usize = 1_300_000;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_of_many_chunks_is_followed_through_the_kill_of_the_server() -> Result<()> {
-    let mut cluster = Cluster::start("none")?;
-    let client = cluster.client().await?;
-    let go = cluster.dir().join("go");
-    let script = format!(
-        "seq {CHUNK_LINES}\nwhile ! [ -e {go} ]; do sleep 0.1; done\nseq {CHUNK_LINES}\n",
-        go = go.display()
-    );
-    let talks: Job = serde_json::from_value(serde_json::json!({
-        "apiVersion": "gctl.dev/v1",
-        "kind": "Job",
-        "metadata": {"name": "talks", "finalizers": [crds::RELEASE_FINALIZER]},
-        "spec": {"script": script, "resources": {"cpu": "1m"}},
-    }))?;
-    let api: Api<Job> = Api::namespaced(client.clone(), "default");
-    create(&api, &talks).await?;
-    let mut half = String::new();
-    for line in 1..=CHUNK_LINES {
-        writeln!(half, "{line}")?;
-    }
-    let copy = cluster.dir().join("followed");
-    let mut follow = Command::new(binary("gctl"))
-        .args(["logs", "--follow", "talks", "--kubeconfig"])
-        .arg(cluster.kubeconfig())
-        .stdout(fs::File::create(&copy)?)
-        .spawn()?;
-    await_size(&copy, half.len()).await?;
-    cluster.kill(Role::Apiserver)?;
-    cluster.launch(Role::Apiserver)?;
-    fs::write(&go, "")?;
-    let whole = half.repeat(2);
-    await_size(&copy, whole.len()).await?;
-    let ended = tokio::task::spawn_blocking(move || follow.wait()).await??;
-    ensure!(ended.success(), "following ended with {ended}");
-    // Not printed when they differ: it is too long.
-    ensure!(fs::read_to_string(&copy)? == whole, "what was followed");
-    ensure!(log_of(&client, "talks").await? == whole, "what is kept");
-    // The first chunk is sealed at 8 MiB or a little later, so this reads across its end.
-    for from in [8_000_000, whole.len() - 20] {
-        let rest = read_log(&client, "talks", &format!("?sinceOffset={from}")).await?;
-        ensure!(rest == whole[from..], "what is kept from {from}");
-    }
-    let tail = read_log(&client, "talks", "?tailBytes=20").await?;
-    assert_eq!(tail, whole[whole.len() - 20..]);
-    Ok(())
-}
-
-async fn await_size(path: &Path, wanted: usize) -> Result<()> {
-    let mut size = 0;
-    for _ in 0..1200 {
-        size = fs::metadata(path)?.len();
-        if size >= wanted as u64 {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    bail!("{} has {size} of {wanted} bytes", path.display())
 }
