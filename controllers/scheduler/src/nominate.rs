@@ -241,7 +241,7 @@ impl Cluster {
                 // Those that are being stopped already are enough.
                 break;
             }
-            if self.is_promised_sooner(&uid, &plan, now) {
+            if self.is_promised_sooner(&uid, std::slice::from_ref(&plan), now) {
                 continue;
             }
             let slot = Slot {
@@ -278,6 +278,9 @@ impl Cluster {
         }
         let uid = leader.uid.clone();
         let plans = preempt::plan_gang(self, &uid, now).unwrap_or_default();
+        if self.is_promised_sooner(&uid, &plans, now) {
+            return 1;
+        }
         let (mut victims, mut waits_for) = (Vec::new(), Vec::new());
         let mut slots: Vec<Slot> = Vec::new();
         for plan in plans {
@@ -297,12 +300,14 @@ impl Cluster {
         1
     }
 
-    /// Does a job start sooner by what is reserved for it than once these victims are gone?
-    fn is_promised_sooner(&self, uid: &JobUid, plan: &Plan, now: Millis) -> bool {
+    /// Does a job start sooner by what is reserved for it than once the victims of these plans are gone?
+    fn is_promised_sooner(&self, uid: &JobUid, plans: &[Plan], now: Millis) -> bool {
         let promised = self.holds.of(uid).and_then(Hold::until);
-        let here = self.jobs_on(&plan.placement.node);
-        let victims = here.filter(|job| plan.victims.iter().any(|victim| victim.job == job.uid));
-        let longest = victims.map(|job| job.terms.grace).max().unwrap_or_default();
+        let graces = plans.iter().flat_map(|plan| {
+            let here = self.jobs_on(&plan.placement.node);
+            here.filter(|job| plan.victims.iter().any(|victim| victim.job == job.uid))
+        });
+        let longest = graces.map(|job| job.terms.grace).max().unwrap_or_default();
         promised.is_some_and(|promised| promised <= now.plus(longest))
     }
 
@@ -358,16 +363,26 @@ impl Cluster {
         let mut victims: Vec<JobUid> = Vec::new();
         let mut longest = Span::default();
         let mut at_once = true;
+        let mut leavers: Vec<JobUid> = Vec::new();
         for name in hold.nodes() {
-            let state = self.nodes.get(name)?;
+            let here = self.nodes.get(name)?;
+            // Its slots were found beside what is kept for those before it.
+            let state: &NodeState = &self.with_those_before(&job, name, here, now);
             let slots: Vec<&Slot> = hold.slots_on(name).collect();
             let by = until.map_or(Leaves::By(now), Leaves::By);
             let outlook = self.outlook(&|_| None, now);
             let stays = timeline::without(state, |bound| outlook.leaves(bound) <= by);
-            let (here, grace) = self.in_the_way(&job, name, &stays, &slots, now)?;
-            victims.extend(here);
+            // Somebody who would leave later than promised is displaced only when there is no other way.
+            let (displaced, grace) = self
+                .in_the_way(&job, name, &stays, &slots, (now, until))
+                .or_else(|| self.in_the_way(&job, name, &stays, &slots, (now, None)))?;
+            victims.extend(displaced);
+            let gone = |uid: &&JobUid| !stays.jobs.contains_key(*uid);
+            leavers.extend(here.jobs.keys().filter(gone).cloned());
             longest = longest.max(grace);
-            at_once &= self.in_the_way(&job, name, state, &slots, now).is_some();
+            at_once &= self
+                .in_the_way(&job, name, state, &slots, (now, None))
+                .is_some();
         }
         if victims.is_empty() {
             return None;
@@ -379,6 +394,8 @@ impl Cluster {
         let slots = hold.reservation.slots.clone();
         let mut waits_for = hold.reservation.waits_for.clone();
         waits_for.extend(victims.iter().cloned());
+        // Who was let in meanwhile may count on their leaving in time.
+        waits_for.extend(leavers);
         waits_for.sort_unstable();
         waits_for.dedup();
         let decided = self.decide_nomination(uid, slots, victims, waits_for, now);
@@ -390,14 +407,14 @@ impl Cluster {
     }
 
     /// Jobs on a node that a holder must displace to have its slots there, and the longest grace among them; none when the
-    /// slots are free. `None` when others than those whom it may displace now are in the way.
+    /// slots are free. `None` when others than those whom it may displace now are in the way, or would be at `by`.
     fn in_the_way(
         &self,
         holder: &Job,
         name: &NodeName,
         state: &NodeState,
         slots: &[&Slot],
-        now: Millis,
+        (now, by): (Millis, Option<Millis>),
     ) -> Option<(Vec<JobUid>, Span)> {
         let fits = |state: &NodeState| {
             let mut state = state.working_copy();
@@ -418,7 +435,8 @@ impl Cluster {
             .values()
             .filter(|bound| {
                 let from = self.may_take_back(holder, bound);
-                bound.attempt > 0 && from.is_some_and(|from| from <= now)
+                let in_time = by.is_none_or(|by| now.plus(bound.terms.grace) <= by);
+                bound.attempt > 0 && in_time && from.is_some_and(|from| from <= now)
             })
             .collect();
         // The dearest goes last and comes back first.

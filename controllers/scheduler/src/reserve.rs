@@ -351,8 +351,20 @@ impl Cluster {
             timeline::without(state, |bound| outlook.leaves(bound) <= Leaves::By(until))
         } else {
             let leaving = &hold.reservation.waits_for;
+            // Whose room was made on purpose starts as soon as the last of those has left; who is still stopping then is in the way.
+            let by = hold.nominated.as_ref().map(|_| {
+                let holder = self.waiting_job(uid);
+                let displaces = |bound: &BoundJob| self.may_take_back(holder?, bound);
+                let outlook = self.outlook(&displaces, now);
+                let awaited = leaving.iter().filter_map(|uid| state.jobs.get(uid));
+                let left = awaited.filter_map(|bound| outlook.leaves(bound).promised());
+                left.max().unwrap_or(now)
+            });
             timeline::without(state, |bound| {
-                bound.stopping.is_some() || leaving.contains(&bound.uid)
+                let stopped = bound
+                    .stopping
+                    .is_some_and(|end| by.is_none_or(|by| end <= by));
+                stopped || leaving.contains(&bound.uid)
             })
         };
         for (other, held) in others {

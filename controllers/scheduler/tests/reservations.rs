@@ -522,3 +522,99 @@ fn jobs_with_different_rights_see_different_room_beside_the_same_reservations() 
     let specs = rows.map(|(priority, row)| spec_of(priority, row));
     world.run(&specs).unwrap();
 }
+
+#[test]
+fn who_is_let_in_beside_a_nomination_does_not_count_on_jobs_that_stop_after_it_starts() {
+    let rows = [
+        (0, (0, 0, 0, None, None, 0, false, 1, 5)),
+        (2, (14, 2, 2, Some(5), None, 14, true, 2, 21)),
+        (2, (26, 1, 3, None, None, 9, false, 1, 74)),
+        (2, (16, 4, 3, Some(8), None, 30, true, 1, 47)),
+        (2, (7, 3, 1, Some(5), None, 4, false, 1, 13)),
+        (0, (16, 0, 1, Some(9), None, 24, true, 1, 41)),
+        (2, (24, 2, 3, None, Some(383), 30, false, 1, 9)),
+        (2, (36, 1, 2, Some(23), None, 1, false, 1, 10)),
+        (1, (19, 3, 2, Some(6), None, 12, true, 1, 16)),
+        (0, (1, 1, 0, None, None, 25, true, 1, 80)),
+        (0, (18, 3, 0, Some(15), Some(146), 10, false, 1, 31)),
+    ];
+    let mut world = World::new(&[1]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn who_takes_slots_back_in_time_still_counts_on_those_who_leave_by_then() {
+    let rows = [
+        (0, (0, 0, 2, None, None, 0, false, 1, 73)),
+        (2, (11, 4, 1, None, None, 29, true, 1, 70)),
+        (2, (13, 1, 2, Some(6), Some(19), 20, true, 3, 95)),
+        (2, (32, 3, 3, None, Some(502), 25, false, 3, 31)),
+        (2, (5, 1, 2, None, Some(195), 2, false, 1, 41)),
+        (1, (30, 1, 2, Some(8), None, 30, true, 1, 71)),
+        (2, (29, 2, 1, None, None, 29, false, 1, 27)),
+        (1, (21, 1, 1, Some(1), Some(242), 24, false, 1, 4)),
+    ];
+    let mut world = World::new(&[2, 1]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn slots_are_taken_back_from_those_who_leave_by_the_promised_time() {
+    let rows = [
+        (0, (0, 0, 1, None, Some(202), 0, false, 1, 89)),
+        (1, (7, 3, 2, Some(23), Some(366), 10, true, 1, 64)),
+        (1, (19, 1, 2, None, None, 0, false, 1, 70)),
+        (0, (16, 2, 0, None, None, 7, true, 1, 47)),
+        (1, (23, 1, 2, Some(1), None, 1, true, 2, 71)),
+        (1, (21, 0, 2, Some(4), None, 4, true, 1, 79)),
+        (0, (37, 0, 2, None, Some(3), 28, true, 1, 98)),
+        (0, (28, 0, 3, Some(2), Some(566), 5, true, 2, 65)),
+        (2, (21, 3, 1, Some(21), None, 2, true, 1, 25)),
+        (0, (39, 1, 3, Some(1), None, 19, true, 1, 25)),
+        (0, (19, 3, 0, Some(14), None, 18, true, 1, 15)),
+        (2, (30, 1, 3, Some(22), Some(430), 16, false, 1, 14)),
+    ];
+    let mut world = World::new(&[2, 1]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn a_holder_also_takes_back_what_it_needs_beside_those_before_it() {
+    let rows = [
+        (0, (1, 1, 3, None, None, 25, false, 1, 64)),
+        (2, (23, 4, 1, None, None, 5, true, 1, 53)),
+        (2, (0, 2, 1, None, None, 19, true, 1, 66)),
+        (1, (0, 0, 2, Some(9), None, 7, true, 3, 71)),
+        (0, (19, 1, 1, Some(17), Some(535), 12, false, 1, 68)),
+        (2, (11, 3, 0, None, Some(306), 14, false, 1, 86)),
+        (2, (27, 1, 3, Some(8), None, 19, true, 1, 95)),
+        (1, (35, 0, 0, None, None, 28, false, 1, 58)),
+        (1, (21, 0, 2, Some(11), None, 17, true, 1, 64)),
+        (2, (13, 1, 3, None, Some(361), 16, false, 1, 65)),
+        (2, (5, 0, 1, None, None, 28, false, 1, 56)),
+        (2, (34, 4, 3, Some(12), Some(135), 21, false, 1, 97)),
+        (2, (5, 0, 2, Some(3), Some(218), 17, true, 1, 72)),
+    ];
+    let mut world = World::new(&[3, 3, 1]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn a_gang_is_not_nominated_where_it_would_start_later_than_promised() {
+    let rows = [
+        (0, (0, 1, 1, None, Some(193), 27, false, 1, 53)),
+        (1, (0, 4, 0, Some(10), Some(470), 23, false, 1, 55)),
+        (2, (30, 4, 2, Some(13), Some(24), 4, true, 1, 41)),
+        (2, (38, 2, 0, Some(16), None, 21, true, 3, 24)),
+        (1, (25, 1, 1, Some(19), None, 5, true, 1, 20)),
+        (1, (25, 1, 0, Some(19), Some(365), 29, true, 1, 94)),
+        (2, (3, 1, 0, Some(5), Some(545), 22, true, 1, 59)),
+    ];
+    let mut world = World::new(&[2, 1]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
+}
