@@ -90,31 +90,37 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
             page.field("Failed members", &array.failed_indices);
         }
     }
-    if let Some(usage) = &status.usage {
-        for (uuid, bytes) in &usage.peak_vram_bytes {
-            page.field(
-                "Peak VRAM",
-                format!(
-                    "{} on gpu {}",
-                    Quantity::from_bytes(*bytes).0,
-                    gpus.name(uuid)
-                ),
-            );
-        }
-        page.optional(
-            "VRAM declared",
-            usage.vram_verdict.map(|verdict| format!("{verdict:?}")),
-        );
-        page.optional(
-            "Peak memory",
-            usage
-                .peak_memory_bytes
-                .map(|bytes| Quantity::from_bytes(bytes).0),
-        );
-    }
+    used(page, status, gpus);
     page.table("Effective", &effective(status));
     page.table("Earlier attempts", &attempts(&status.attempts, now));
     page.table("Conditions", &conditions(&status.conditions, now));
+}
+
+/// What the attempt used.
+fn used(page: &mut Page, status: &JobStatus, gpus: &GpuIndex) {
+    let Some(usage) = &status.usage else {
+        return;
+    };
+    for (uuid, bytes) in &usage.peak_vram_bytes {
+        page.field(
+            "Peak VRAM",
+            format!(
+                "{} on gpu {}",
+                Quantity::from_bytes(*bytes).0,
+                gpus.name(uuid)
+            ),
+        );
+    }
+    page.optional(
+        "VRAM declared",
+        usage.vram_verdict.map(|verdict| format!("{verdict:?}")),
+    );
+    page.optional(
+        "Peak memory",
+        usage
+            .peak_memory_bytes
+            .map(|bytes| Quantity::from_bytes(bytes).0),
+    );
 }
 
 /// `n1 gpu 0,1`, or the node alone.
