@@ -11,6 +11,7 @@
 //! - A start that would expose an unauthenticated or unencrypted server beyond this host is refused with the reason.
 //! - [`Server::in_memory`] opens no file, no socket and no thread.
 
+pub mod inside;
 mod kubeconfig;
 mod listen;
 
@@ -236,6 +237,11 @@ impl Server {
     /// The whole HTTP surface, authentication included.
     pub fn router(&self) -> axum::Router {
         self.surface.router()
+    }
+
+    /// The surface as a service for clients in this process that come as the admin; none where there is no readable token.
+    pub fn inside(&self) -> Option<inside::Inside> {
+        inside::Inside::new(self.router(), self.admin_token()?)
     }
 
     /// The admin's token, where a readable copy exists.

@@ -8,6 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// The API server within `gctl up` makes and drops trees of small maps with every write; this one takes a fifth less CPU
+/// for a job than the C library's. Huge pages are not refused here as the `apiserver` program does it: that would be
+/// inherited by the jobs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before any thread, any descriptor and any argument parser: this process may be meant to be the spawner of jobs.
     nodeagent::spawner::run_if_asked();

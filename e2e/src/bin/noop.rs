@@ -1,20 +1,22 @@
 //! Measures no-op jobs per second end to end (create, effective, bind, claim, run, end), beside bare fork+exec in the
-//! same run: `cargo run --release -p e2e --bin noop -- [JOBS] [CPU]`.
+//! same run: `cargo run --release -p e2e --bin noop -- [JOBS] [CPU] [up]`.
 //!
 //! All processes are real and every write is flushed before its answer. CPU is what each job asks for, so it decides
-//! how many run at once: with `500m` a machine of two cores has four slots.
+//! how many run at once: with `500m` a machine of two cores has four slots. API server, controllers and agent are
+//! processes of their own, or with `up` one process of `gctl up`, as on a single machine.
 #![expect(
     clippy::print_stdout,
     reason = "a benchmark's result is what it prints"
 )]
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use crds::Job;
-use e2e::processes::{Cluster, Role};
+use e2e::processes::{Cluster, Role, binary, client, kill_everything_below};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{Api, PostParams, WatchEvent, WatchParams};
 
@@ -26,6 +28,11 @@ async fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let jobs: usize = args.next().map_or(Ok(2000), |arg| arg.parse())?;
     let cpu = args.next().unwrap_or_else(|| "100m".to_owned());
+    let is_up = match args.next().as_deref() {
+        None => false,
+        Some("up") => true,
+        Some(other) => bail!("`{other}` is not `up`"),
+    };
 
     let spawns = 500;
     let started = Instant::now();
@@ -35,7 +42,11 @@ async fn main() -> Result<()> {
     let bare = rate(spawns, started.elapsed());
     println!("bare fork+exec, one after another: {bare:.0}/s");
 
-    let cluster = Cluster::start("1x24Gi")?;
+    let cluster = if is_up {
+        System::up("1x24Gi")?
+    } else {
+        System::Apart(Cluster::start("1x24Gi")?)
+    };
     let client = cluster.client().await?;
     let api: Api<Job> = Api::namespaced(client, "default");
     run(&api, "warm", 200, &cpu).await?;
@@ -50,6 +61,73 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// What is measured.
+enum System {
+    /// A process each for API server, controllers and agent.
+    Apart(Cluster),
+    /// All in one.
+    Up {
+        process: Child,
+        dir: tempfile::TempDir,
+    },
+}
+
+impl System {
+    /// `gctl up` in a directory of its own.
+    fn up(gpus: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("gctl-noop-").tempdir()?;
+        let mut process = Command::new(binary("gctl"))
+            .args(["up", "--listen", "127.0.0.1:0", "--sim-gpus", gpus])
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let stdout = process.stdout.take().context("stdout is piped")?;
+        let mut lines = BufReader::new(stdout).lines();
+        for line in lines.by_ref() {
+            if line?.contains("listening on https://") {
+                // Whatever else it prints must not block it.
+                std::thread::spawn(move || lines.for_each(drop));
+                return Ok(Self::Up { process, dir });
+            }
+        }
+        bail!("gctl up ended before it listened: {:?}", process.wait()?)
+    }
+
+    async fn client(&self) -> Result<kube::Client> {
+        match self {
+            Self::Apart(cluster) => cluster.client().await,
+            Self::Up { dir, .. } => client(&dir.path().join("data/kubeconfig")).await,
+        }
+    }
+
+    /// The processes by name; the last one has the spawner.
+    fn processes(&self) -> Result<Vec<(String, u32)>> {
+        match self {
+            Self::Apart(cluster) => Role::ALL
+                .into_iter()
+                .map(|role| Ok((format!("{role:?}"), cluster.pid(role).context("it runs")?)))
+                .collect(),
+            Self::Up { process, .. } => Ok(vec![("gctl up".to_owned(), process.id())]),
+        }
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if let Self::Up { process, dir } = self {
+            let _ = process.kill();
+            let _ = process.wait();
+            kill_everything_below(dir.path());
+        }
+    }
+}
+
 /// What the processes have used so far, and what the server has been asked.
 struct Usage {
     /// Seconds of CPU time by process.
@@ -59,13 +137,14 @@ struct Usage {
 }
 
 impl Usage {
-    async fn read(cluster: &Cluster, client: kube::Client) -> Result<Self> {
+    async fn read(cluster: &System, client: kube::Client) -> Result<Self> {
         let mut cpu = BTreeMap::new();
-        for role in Role::ALL {
-            let pid = cluster.pid(role).context("it runs")?;
-            cpu.insert(format!("{role:?}"), cpu_seconds(pid, false)?);
+        let processes = cluster.processes()?;
+        for (name, pid) in &processes {
+            cpu.insert(name.clone(), cpu_seconds(*pid, false)?);
         }
-        let agent = cluster.pid(Role::Nodeagent).context("it runs")?;
+        let (_, agent) = processes.last().context("there are some")?;
+        let agent = *agent;
         let spawner = child_of(agent)?.context("an agent has a spawner")?;
         let name = "spawner, shims and jobs".to_owned();
         cpu.insert(name, cpu_seconds(spawner, true)?);
@@ -88,13 +167,16 @@ impl Usage {
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     fn report(&self, before: &Self, jobs: usize) {
         let jobs = jobs as f64;
+        let mut total = 0.0;
         for (name, after) in &self.cpu {
             let used = after - before.cpu.get(name).unwrap_or(&0.0);
             println!(
                 "CPU of {name}: {used:.2} s, {:.0} us a job",
                 used * 1e6 / jobs
             );
+            total += used;
         }
+        println!("CPU of all: {:.0} us a job", total * 1e6 / jobs);
         for (name, after) in &self.requests {
             let more = after - before.requests.get(name).unwrap_or(&0.0);
             if more > 0.0 {

@@ -119,15 +119,16 @@ impl Cluster {
         lock: Lock,
     ) -> Result<Self, Error> {
         let mut server = Group::new("apiserver");
-        serve(&plan, listener, &mut server).await?;
+        let inside = serve(&plan, listener, &mut server).await?;
         let choice = Choice {
             kubeconfig: Some(plan.kubeconfig.clone()),
             ..Choice::default()
         };
         ready(&choice, &mut server).await?;
 
+        // The parts of this process speak to the server as anybody does, token included, but without a socket.
         let mut controllers = Group::new("controllers");
-        let client = connection::connect(&choice).await?.client;
+        let client = kube::Client::new(inside.clone(), "default");
         let end = controllers.end.clone();
         let options = controllers::Options {
             scheduling: plan.scheduling.clone(),
@@ -141,13 +142,13 @@ impl Cluster {
 
         let mut agents = Group::new("nodeagent");
         let stop_jobs = Arc::new(AtomicBool::new(false));
+        let address = connection::connect(&choice).await?.server;
         for name in node_names(plan.sim_nodes) {
-            let connection = connection::connect(&choice).await?;
-            let client = connection.client;
+            let client = kube::Client::new(inside.clone(), "default");
             let runner = Arc::new(ShimRunner::new(plan.data_dir.join("nodes").join(&name)));
             let mut options = nodeagent::Options::new(name, runner);
             options.gpus = plan.gpus.clone();
-            options.address = AddressSource::new(plan.address.clone(), &connection.server);
+            options.address = AddressSource::new(plan.address.clone(), &address);
             options.default_user.clone_from(&plan.default_user);
             options.only_gpus.clone_from(&plan.only_gpus);
             options.checkpoint_root = Some(plan.checkpoints.0.clone());
@@ -224,7 +225,12 @@ fn node_name(host: &str) -> String {
     }
 }
 
-async fn serve(plan: &Plan, listener: TcpListener, group: &mut Group) -> Result<(), Error> {
+/// Opens the server and serves; answers with the way into it from this process.
+async fn serve(
+    plan: &Plan,
+    listener: TcpListener,
+    group: &mut Group,
+) -> Result<apiserver::server::inside::Inside, Error> {
     let fail = |reason: String| Error::Cluster {
         part: "apiserver",
         reason,
@@ -244,6 +250,9 @@ async fn serve(plan: &Plan, listener: TcpListener, group: &mut Group) -> Result<
             path: plan.kubeconfig.clone(),
             source,
         })?;
+    let inside = server
+        .inside()
+        .ok_or_else(|| fail("its admin token cannot be read".to_owned()))?;
     let end = group.end.clone();
     group.tasks.spawn(async move {
         server
@@ -251,7 +260,7 @@ async fn serve(plan: &Plan, listener: TcpListener, group: &mut Group) -> Result<
             .await
             .map_err(|error| api::chain(&error))
     });
-    Ok(())
+    Ok(inside)
 }
 
 /// Waits until the server says that it is ready.
