@@ -13,7 +13,7 @@ use crate::input::{
     BoundJob, Bytes, Job, JobUid, MilliCpu, Millis, Node, NodeName, QueueName, QueueState,
 };
 use crate::node_state::NodeState;
-use crate::pending::{ClassId, Pending};
+use crate::pending::{Class, ClassId, Pending};
 use crate::quota::Cohort;
 use crate::ranking::Pass;
 use crate::reserve::Holds;
@@ -339,6 +339,11 @@ impl Cluster {
 
     fn insert_pending(&mut self, job: Job) {
         let class = self.pending.add(&job);
+        // What was found of its like may have been kept from them for a holder that this one comes before.
+        let first = |class: &Class| class.jobs.first().is_some_and(|first| first.uid == job.uid);
+        if !self.holds.is_empty() && self.pending.classes.get(&class).is_some_and(first) {
+            self.pending.unblock(class);
+        }
         self.gangs.waits(&job);
         self.jobs.insert(
             job.uid.clone(),

@@ -64,6 +64,19 @@ fn job(at: usize, (queue, priority, cores, pin, waited): Waits, nodes: usize) ->
     }
 }
 
+fn settings() -> Settings {
+    Settings {
+        aging: Some(Span::seconds(10)),
+        aging_cap: 4,
+        half_life: Some(Span::seconds(40)),
+        charge_ahead: Span::seconds(20),
+        core_share: 1000,
+        reserve_after: Span::seconds(1),
+        reservations: 2,
+        ..Settings::default()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -74,17 +87,7 @@ proptest! {
         waiting in proptest::collection::vec(waits(), 2..8),
         later in proptest::collection::vec((1..20_000_i64, proptest::option::of(waits())), 1..6),
     ) {
-        let settings = Settings {
-            aging: Some(Span::seconds(10)),
-            aging_cap: 4,
-            half_life: Some(Span::seconds(40)),
-            charge_ahead: Span::seconds(20),
-            core_share: 1000,
-            reserve_after: Span::seconds(1),
-            reservations: 2,
-            ..Settings::default()
-        };
-        let mut cluster = cluster(&running, used, settings);
+        let mut cluster = cluster(&running, used, settings());
         let mut waits: Vec<JobUid> = Vec::new();
         let submit = |cluster: &mut Cluster, waits: &mut Vec<JobUid>, one: Waits| {
             let job = job(waits.len(), one, running.len());
@@ -135,4 +138,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_job_that_is_older_than_its_like_is_tried_though_they_are_kept_out() {
+    let mut cluster = cluster(&[(0, 2), (0, 2)], [0; 3], settings());
+    // One that fills a node, and one that has a node kept for it.
+    for (at, one) in [(0, 0, 2, None, 0), (0, 0, 4, None, 13)]
+        .into_iter()
+        .enumerate()
+    {
+        cluster.upsert_job(job(at, one, 2));
+    }
+    let mut now = Millis(0);
+    for _ in 0..2 {
+        let _ = cluster.decide(now, usize::MAX);
+        now = now.plus(Span::seconds(1));
+    }
+    // The same needs, but only the second comes before the holder by its age.
+    now = now.plus(Span::seconds(15));
+    cluster.upsert_job(job(2, (0, 2, 1, None, 0), 2));
+    let _ = cluster.decide(now, usize::MAX);
+    now = now.plus(Span(1));
+    cluster.upsert_job(job(3, (0, 2, 1, None, 3), 2));
+    let decisions = cluster.decide(now, usize::MAX);
+    let bound = |one: &Decision| matches!(one, Decision::Bind(placement) if placement.job == "job-03".into());
+    assert!(decisions.iter().any(bound), "{decisions:?}");
 }
