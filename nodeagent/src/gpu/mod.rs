@@ -3,8 +3,8 @@
 //! **Unknown is unknown, never 0**: a figure that could not be read is absent, and a card that cannot be read at all is
 //! listed as unhealthy with the reason, not left out.
 //!
-//! What is read ([`nvml`] asks the driver, [`pci`] the kernel, [`simulated`] makes it up) and what is made of it
-//! ([`assemble`], [`account`]) are apart, so that tests can make up the machines that nobody here has.
+//! What is read (`nvml` asks the driver, `pci` the kernel, `simulated` makes it up) and what is made of it
+//! (`assemble`, `account`) are apart, so that tests can make up the machines that nobody here has.
 
 mod account;
 mod assemble;
