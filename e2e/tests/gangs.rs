@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use crds::{Job, JobStatus, Node, Phase};
+use crds::{Job, JobStatus, Node, Phase, Queue};
 use e2e::sim::{Settings, Sim, phase};
 use e2e::transport::Faults;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_hours(1);
@@ -239,6 +239,91 @@ async fn a_gang_displaces_on_all_its_nodes_at_once() -> Result<()> {
     }
     assert_eq!(status(&jobs["low-a"]).attempt, 2);
     assert_eq!(status(&jobs["low-b"]).attempt, 2);
+    sim.check()
+}
+
+/// Four nodes with a GPU each, and two queues that own two GPUs each and may borrow.
+async fn lenders() -> Result<Sim> {
+    let sim = nodes(4).await?;
+    let queues: Api<Queue> = Api::all(sim.client());
+    for name in ["alpha", "beta"] {
+        let queue: Queue = serde_json::from_value(json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Queue", "metadata": {"name": name},
+            "spec": {"quota": {"gpus": 2}, "borrowing": {}},
+        }))?;
+        queues.create(&PostParams::default(), &queue).await?;
+    }
+    Ok(sim)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gang_takes_back_on_all_its_nodes_what_others_borrowed_and_no_more() -> Result<()> {
+    let sim = lenders().await?;
+    let names = ["alpha-1", "alpha-2", "alpha-3", "alpha-4"];
+    for name in names {
+        let long = json!({"command": ["sim", "sleep=300"], "resources": {"gpus": 1},
+            "queue": "alpha", "priority": 50, "terminationGracePeriodSeconds": 5});
+        sim.submit(name, long).await?;
+    }
+    let all_run =
+        |jobs: &BTreeMap<String, Job>| jobs.values().all(|job| phase(job) == Phase::Running);
+    sim.run_until(Duration::from_mins(1), all_run).await?;
+    let of_beta = json!({"queue": "beta"});
+    sim.submit("large", gang(3, "sleep=30", of_beta.clone()))
+        .await?;
+    sim.submit("train", gang(2, "sleep=30", of_beta)).await?;
+    let back = |jobs: &BTreeMap<String, Job>| jobs.contains_key("train") && runs(jobs, "train", 1);
+    let jobs = sim.run_until(Duration::from_mins(2), back).await?;
+    let running = names.iter().filter(|name| {
+        let job = &jobs[**name];
+        phase(job) == Phase::Running && status(job).attempt == 1
+    });
+    assert_eq!(running.count(), 2, "what the queue owns is not taken");
+    assert!(
+        members(&jobs, "large")
+            .iter()
+            .all(|job| status(job).binding.is_none())
+    );
+    patch(&sim, "large", json!({"spec": {"cancel": true}})).await?;
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    for (name, job) in jobs.iter().filter(|(name, _)| !name.starts_with("large")) {
+        assert_eq!(phase(job), Phase::Succeeded, "{name}");
+    }
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gang_that_borrowed_gives_back_whole_and_runs_again_whole() -> Result<()> {
+    let sim = lenders().await?;
+    for name in ["alpha-1", "alpha-2"] {
+        let long =
+            json!({"command": ["sim", "sleep=300"], "resources": {"gpus": 1}, "queue": "alpha"});
+        sim.submit(name, long).await?;
+    }
+    tokio::time::sleep(SETTLED).await;
+    sim.submit("guest", gang(2, "sleep=120", json!({"queue": "alpha"})))
+        .await?;
+    sim.run_until(LIMIT, |jobs| {
+        jobs.contains_key("guest") && runs(jobs, "guest", 1)
+    })
+    .await?;
+    sim.submit("owner", gang(2, "sleep=30", json!({"queue": "beta"})))
+        .await?;
+    let jobs = sim
+        .run_until(Duration::from_mins(2), |jobs| {
+            jobs.contains_key("owner") && runs(jobs, "owner", 1)
+        })
+        .await?;
+    // Both nodes of it were taken, and nothing else.
+    for name in ["alpha-1", "alpha-2"] {
+        assert_eq!(phase(&jobs[name]), Phase::Running, "{name}");
+    }
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    for (name, job) in &jobs {
+        assert_eq!(phase(job), Phase::Succeeded, "{name}");
+    }
+    assert_eq!(generation(&jobs["guest"]), 2);
+    assert_eq!(status(&jobs["alpha-1"]).attempt, 1);
     sim.check()
 }
 

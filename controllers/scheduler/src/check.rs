@@ -1,6 +1,6 @@
 //! Invariants of the state: what every index must agree on, and that nothing is promised twice.
 //!
-//! Run after every step by the tests, and for the node of every binding in debug builds.
+//! Run after every step by the tests, and for the node of every binding in debug builds, as are the plans of all nominations.
 
 use std::collections::BTreeSet;
 
@@ -68,6 +68,14 @@ pub enum Violation {
     /// The members that are known of gangs are not those that the jobs say.
     #[error("the members of gangs are stale")]
     StaleGangs,
+    /// Room is to be made for a job, or for its gang, in a way that the rules do not allow.
+    #[error("the plan for job `{job}` is wrong: {what}")]
+    WrongPlan {
+        /// The job, or the first of its gang.
+        job: JobUid,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A job is in no index, or in one that it does not belong to.
     #[error("job `{0}` is indexed wrongly")]
     LostJob(JobUid),

@@ -244,6 +244,7 @@ impl Cluster {
             if self.is_promised_sooner(&uid, std::slice::from_ref(&plan), now) {
                 continue;
             }
+            self.assert_right(&uid, std::slice::from_ref(&plan), now);
             let slot = Slot {
                 job: uid.clone(),
                 node: plan.placement.node.clone(),
@@ -281,6 +282,9 @@ impl Cluster {
         if self.is_promised_sooner(&uid, &plans, now) {
             return 1;
         }
+        if plans.iter().any(|plan| !plan.victims.is_empty()) {
+            self.assert_right(&uid, &plans, now);
+        }
         let (mut victims, mut waits_for) = (Vec::new(), Vec::new());
         let mut slots: Vec<Slot> = Vec::new();
         for plan in plans {
@@ -298,6 +302,15 @@ impl Cluster {
             decisions.push(self.decide_nomination(&uid, slots, victims, waits_for, now));
         }
         1
+    }
+
+    /// In debug builds, holds plans for a job or its gang to the rules.
+    fn assert_right(&self, uid: &JobUid, plans: &[Plan], now: Millis) {
+        if cfg!(debug_assertions) {
+            let unit = self.waiting_job(uid).map(|job| self.unit(job));
+            let wrong = preempt::violations(self, &unit.unwrap_or_default(), plans, now);
+            debug_assert!(wrong.is_empty(), "{wrong:?}: {plans:?}");
+        }
     }
 
     /// Does a job start sooner by what is reserved for it than once the victims of these plans are gone?

@@ -163,10 +163,10 @@ proptest! {
         match told {
             DryRun::Starts(placement) => prop_assert_eq!(bound, Some(&placement)),
             DryRun::Never(_) => prop_assert!(never),
-            DryRun::Waits { why, plan } => {
+            DryRun::Waits { why, plans } => {
                 prop_assert!(bound.is_none() && !never);
                 prop_assert_eq!(Some(*why), cluster.why(&uid(), NOW));
-                prop_assert_eq!(*plan, preempt::plan(&cluster, &uid(), NOW));
+                prop_assert_eq!(plans, preempt::plan_gang(&cluster, &uid(), NOW));
             }
         }
     }

@@ -412,11 +412,11 @@ impl World {
                 format!("starts on {}{}\n", placement.node, gpus(&placement))
             }
             DryRun::Never(why) => format!("{why}\n"),
-            DryRun::Waits { why, plan } => {
+            DryRun::Waits { why, plans } => {
                 let mut text = why.lines(&clock).join("\n") + "\n";
-                match *plan {
-                    Ok(plan) => {
-                        for victim in plan.victims {
+                match plans {
+                    Ok(plans) => {
+                        for victim in plans.into_iter().flat_map(|plan| plan.victims) {
                             writeln!(text, "stop {victim}").unwrap();
                         }
                     }

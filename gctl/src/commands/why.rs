@@ -8,9 +8,10 @@ use crds::{Job, JobStatus, Node};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use scheduler::explain;
+use scheduler::preempt::{Plan, Right, Victim};
 use scheduler::whatif::{DryRun, Remedy};
 use scheduler::why::Why;
-use scheduler::{Cluster, Gang, Millis, preempt};
+use scheduler::{Cluster, Gang, Millis};
 use serde_json::{Value, json};
 
 use super::snapshot::{self, Taken};
@@ -489,43 +490,54 @@ pub(super) async fn dry_run(session: &mut Session, job: &Job) -> Result<Vec<Stri
             )]
         }
         Some(DryRun::Never(why)) => vec![format!("it could never run: {why}")],
-        Some(DryRun::Waits { why, plan }) => {
+        Some(DryRun::Waits { why, plans }) => {
             let mut lines = vec!["it would wait".to_owned()];
             let said = why.lines(&|at| clock.show(at));
             lines.extend(said.into_iter().map(|line| format!("  {}", named(line))));
-            let displaced = displaced(&plan, &snapshot, &namespace, settings.preemption);
-            lines.extend(displaced);
+            let plans = plans.unwrap_or_default();
+            lines.extend(displaced(
+                &plans,
+                &snapshot,
+                &namespace,
+                settings.preemption,
+            ));
             lines
         }
     })
 }
 
-/// Whom a plan displaces; without preemption only a person would carry it out.
+/// Whom plans displace, one for each member of a gang; without preemption only a person would carry them out.
 fn displaced(
-    plan: &Result<preempt::Plan, preempt::NoPlan>,
+    plans: &[Plan],
     snapshot: &controllers::Snapshot,
     namespace: &str,
     preemption: bool,
 ) -> Vec<String> {
-    match plan {
-        Err(_) => Vec::new(),
-        Ok(plan) => {
-            let by_hand = if preemption {
-                ""
-            } else {
-                ", if asked for with `gctl preempt --blockers-of`"
+    let by_hand = if preemption {
+        ""
+    } else {
+        ", if asked for with `gctl preempt --blockers-of`"
+    };
+    let mut lines = Vec::new();
+    for plan in plans {
+        let node = &plan.placement.node;
+        lines.push(match plans.len() {
+            1 => format!("  it may have room on {node} at once{by_hand}"),
+            _ => format!("  a member may have room on {node} at once{by_hand}"),
+        });
+        lines.extend(plan.victims.iter().map(|victim| {
+            let name = snapshot.name(&victim.job, namespace);
+            let Victim {
+                priority, right, ..
+            } = victim;
+            let borrowed = match right {
+                Right::Priority => "",
+                Right::Borrowed => ", on borrowed quota",
             };
-            let mut lines = vec![format!(
-                "  it may have room on {} at once{by_hand}",
-                plan.placement.node
-            )];
-            lines.extend(plan.victims.iter().map(|victim| {
-                let name = snapshot.name(&victim.job, namespace);
-                format!("    displacing {name} (priority {})", victim.priority)
-            }));
-            lines
-        }
+            format!("    displacing {name} (priority {priority}{borrowed})")
+        }));
     }
+    lines
 }
 
 #[cfg(test)]

@@ -2,10 +2,15 @@
 //!
 //! **Guarantees.** A plan really makes room: the job fits the node's state without the victims, by the same check that
 //! places jobs. No victim is there in vain: without any one of them it would not fit. A victim's declared priority is
-//! strictly lower, it is preemptible and it would wait behind the job, its age included; or its queue holds more than its quota and the job's queue does not; it never is
-//! something that the job depends on, a binding that is not confirmed, a job that is being stopped already, or one that has
-//! not run as long as its queue promises. A job that its queue keeps gets no plan. Displacing one member of a gang stops all of
-//! it, so it costs what all of them lose.
+//! strictly lower, it is preemptible and it would wait behind the job, its age included; or its queue holds more than its
+//! quota and the job's queue does not, even with the job. It never is something that the job depends on, a binding that is
+//! not confirmed, a job that is being stopped already, or one that has not run as long as its queue promises. A job that its
+//! queue keeps gets no plan.
+//!
+//! **Gangs.** All members of a gang are planned for at once, or none (`together`): its queue must own what all of them ask for
+//! before they take anything back, and who borrowed gives back no more than that to all of them. Displacing one member of a
+//! gang stops all of it, so all must be such as may be displaced, it costs what all of them lose, and what all of them hold
+//! counts towards what their queue gives back.
 //!
 //! **Cost.** The highest priority among the victims, then the GPU time lost since their last checkpoints, then their number,
 //! then the core time lost; the least over all nodes. Of equal plans the better fit wins, then the node's name. On one node
@@ -15,9 +20,11 @@
 //!
 //! What is being stopped counts as free soon: a plan without victims says that only waiting is needed.
 
+mod check;
 mod glance;
 mod search;
 mod stakes;
+mod together;
 mod victims;
 
 use std::cmp::Reverse;
@@ -31,9 +38,12 @@ use crate::fit;
 use crate::input::{Job, JobUid, Millis, NodeName, QueueName, Span};
 use crate::reserve::Views;
 
+pub(crate) use check::violations;
 pub(crate) use glance::{DEVICES, Glance, Seen};
 use search::Search;
 pub(crate) use stakes::Stakes;
+pub(crate) use together::plan_members;
+use together::seen_by;
 use victims::Rights;
 
 /// Most nodes that are searched for one plan. All are bounded from below first, and searched in the order of the bounds until
@@ -163,8 +173,8 @@ pub fn plan_on(
 /// Plans for all members of a job's gang that have no node, in their order, each on a node of its own; for a job in no gang
 /// its plan. A member that fits a node as it is gets a plan without victims, but not all of them do.
 ///
-/// The cheapest nodes are taken one after the other, which is the least for members that need the same. A gang displaces by
-/// priority alone and takes back nothing that others borrowed.
+/// It is all of them or none: who borrowed gives back no more than that to the gang as a whole, and a gang whose queue would
+/// hold more than its quota with all of them takes back nothing.
 ///
 /// # Errors
 /// Why there are none.
@@ -181,27 +191,6 @@ pub fn plan_gang(cluster: &Cluster, uid: &JobUid, now: Millis) -> Result<Vec<Pla
         return Err(NoPlan::Fits(first));
     }
     plan_members(cluster, &cluster.unit(job), now)
-}
-
-/// Plans for members of a gang that wait, without a look at whether they need any.
-pub(crate) fn plan_members(
-    cluster: &Cluster,
-    members: &[&Job],
-    now: Millis,
-) -> Result<Vec<Plan>, NoPlan> {
-    let first = members.first().ok_or(NoPlan::NotWaiting)?;
-    let mut taken = cluster.nodes_of_the_gang(first);
-    let mut plans = Vec::new();
-    for member in members {
-        let rights = Rights::by_priority(cluster, member, now);
-        let open = |name: &NodeName| !taken.contains(name);
-        let Some(plan) = cheapest(&rights, None, &open, true, now) else {
-            return Err(why_none(&rights, &open));
-        };
-        taken.insert(plan.placement.node.clone());
-        plans.push(plan);
-    }
-    Ok(plans)
 }
 
 /// The cheapest plan for a job that need not be known, on one node or on all.
@@ -221,7 +210,12 @@ pub(crate) fn plan_for(
     if let Some(name) = fits {
         return Err(NoPlan::Fits(name.clone()));
     }
-    let rights = Rights::of(cluster, job, now);
+    let together = if job.gang.is_some() {
+        cluster.unit(job)
+    } else {
+        vec![job]
+    };
+    let rights = Rights::of(cluster, job, together, now);
     let among = on.map(|on| vec![on]);
     let open = |name: &NodeName| on.is_none_or(|only| only == name);
     cheapest(&rights, among, &open, false, now).ok_or_else(|| why_none(&rights, &open))
@@ -244,7 +238,7 @@ pub(crate) fn plan_among(
     }
     let pin = job.requirements.node_name.as_ref();
     let open = |name: &NodeName| pin.is_none_or(|pin| pin == name);
-    let rights = Rights::of(cluster, job, now);
+    let rights = Rights::of(cluster, job, vec![job], now);
     cheapest(&rights, Some(nodes), &open, false, now)
 }
 
@@ -258,8 +252,6 @@ fn cheapest(
     now: Millis,
 ) -> Option<Plan> {
     let (cluster, job) = (rights.cluster, rights.job);
-    // What is kept for jobs before it is taken.
-    let state_of = |name, state| cluster.with_those_before(job, name, state, now);
     let mut best = None;
     let mut searched = 0;
     let mut promising = promising(rights, among, now);
@@ -284,7 +276,7 @@ fn cheapest(
         if !fit::may_fit(&job.requirements, name, state) {
             continue;
         }
-        let state = state_of(name, state);
+        let state = seen_by(rights, name, state, now);
         let Some(search) = Search::new(rights, name, &state, or_fit) else {
             continue;
         };
@@ -342,7 +334,7 @@ fn promising<'a>(
 ) -> Promising<'a> {
     let needs = &rights.job.requirements;
     let pinned = needs.node_name.as_ref().map(|pin| vec![pin]);
-    let nodes: Vec<(Cost, &NodeName)> = if let Some(names) = among.or(pinned) {
+    let mut nodes: Vec<(Cost, &NodeName)> = if let Some(names) = among.or(pinned) {
         let names = names.into_iter();
         names.map(|name| (Cost::default(), name)).collect()
     } else {
@@ -350,6 +342,13 @@ fn promising<'a>(
         let tells = !rights.reclaims && Glance::tells(needs);
         rights.cluster.glance(rights.job, tells, now)
     };
+    // Nor is who is gone.
+    let left = rights.nodes_left();
+    for (bound, name) in &mut nodes {
+        if left.contains(name) {
+            *bound = Cost::default();
+        }
+    }
     let nodes = nodes.into_iter();
     nodes
         .map(|(bound, name)| Reverse((bound, false, name)))

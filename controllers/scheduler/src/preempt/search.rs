@@ -7,7 +7,7 @@
 
 use crate::attempt;
 use crate::fit::{self, Score};
-use crate::input::{Exclusive, GpuRequest, Job, NodeName};
+use crate::input::{Exclusive, GpuRequest, Job, JobUid, NodeName};
 use crate::node_state::{NodeState, Vacated};
 use crate::reason::Misfit;
 
@@ -20,6 +20,10 @@ const EXACT: usize = 10;
 const MOST_LOOKS: u32 = 1 << (EXACT + 1);
 /// Most looks with more candidates.
 const FEW_LOOKS: u32 = 300;
+/// Most looks for all sets of a node: enough for seven candidates.
+const MOST_LOOKS_FOR_ALL: u32 = 1 << 8;
+/// Most sets of a node that are told of.
+const MOST_SETS: usize = 32;
 
 /// A search on one node.
 pub(super) struct Search<'a> {
@@ -62,8 +66,11 @@ impl<'a> Search<'a> {
             .values()
             .filter(|job| job.stopping.is_some())
             .collect();
-        if candidates.is_empty() && leaving.is_empty() && !or_fit {
-            return None;
+        if candidates.is_empty() && leaving.is_empty() {
+            let fits = || fit::fit(&rights.job.requirements, name, state).is_ok();
+            if !or_fit || !fits() {
+                return None;
+            }
         }
         candidates.sort_by(|one, other| {
             let key =
@@ -120,6 +127,51 @@ impl<'a> Search<'a> {
             leaving: leaving.map(|job| job.uid.clone()).collect(),
             cost: found.cost,
         })
+    }
+
+    /// Sets of candidates with which there is room, each right by itself and with nobody in it in vain: all of them when there
+    /// are few candidates. The empty one when the job fits as it is.
+    pub(super) fn every(mut self) -> Vec<Vec<JobUid>> {
+        let everybody: Vec<usize> = (0..self.candidates.len()).collect();
+        let mut sets = Vec::new();
+        self.set_away(&everybody);
+        if self.fits().is_some() {
+            self.looks = MOST_LOOKS_FOR_ALL;
+            self.branch(&everybody, &mut Vec::new(), &mut sets);
+        }
+        let uid = |at: &usize| self.candidates[*at].job.uid.clone();
+        let named = |set: Vec<usize>| set.iter().map(uid).collect();
+        sets.into_iter().map(named).collect()
+    }
+
+    /// Decides one candidate after the other, as [`descend`](Self::descend) does, and notes every set that is left.
+    fn branch(&mut self, rest: &[usize], taken: &mut Vec<usize>, sets: &mut Vec<Vec<usize>>) {
+        if self.looks == 0 || sets.len() >= MOST_SETS {
+            return;
+        }
+        self.looks -= 1;
+        let Some((at, rest)) = rest.split_first() else {
+            let in_vain = |search: &mut Self, at: usize| {
+                search.put_back(at);
+                let fits = search.fits().is_some();
+                search.take(at);
+                fits
+            };
+            if !taken.iter().any(|at| in_vain(self, *at)) {
+                sets.push(taken.clone());
+            }
+            return;
+        };
+        self.put_back(*at);
+        if self.fits().is_some() {
+            self.branch(rest, taken, sets);
+        }
+        self.take(*at);
+        taken.push(*at);
+        if self.is_right(taken) {
+            self.branch(rest, taken, sets);
+        }
+        taken.pop();
     }
 
     fn run(&mut self, known: Option<Cost>) -> Option<Found> {

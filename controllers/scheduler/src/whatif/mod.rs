@@ -188,8 +188,8 @@ pub enum DryRun {
     Waits {
         /// For what.
         why: Box<Why>,
-        /// Whom it may displace for a place at once, or why nobody.
-        plan: Box<Result<Plan, NoPlan>>,
+        /// Whom it may displace for a place at once, one plan for each member of a gang, or why nobody.
+        plans: Result<Vec<Plan>, NoPlan>,
     },
 }
 
@@ -223,8 +223,8 @@ impl Cluster {
                 | Decision::Nominate { .. } => {}
             }
         }
-        let plan = Box::new(preempt::plan(&trial, &uid, now));
+        let plans = preempt::plan_gang(&trial, &uid, now);
         let why = Box::new(trial.why(&uid, now)?);
-        Some(DryRun::Waits { why, plan })
+        Some(DryRun::Waits { why, plans })
     }
 }
