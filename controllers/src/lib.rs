@@ -23,7 +23,7 @@ mod shell;
 mod timeout;
 mod ttl;
 
-pub use admission::{Withheld, resolve};
+pub use admission::{Queues, Withheld, belongs, resolve};
 pub use name::{ControllerName, UnknownController};
 pub use placement::{Objects, Snapshot, Standing};
 pub use run::{Clock, Options, RunError, run};

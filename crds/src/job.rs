@@ -73,11 +73,12 @@ use crate::quantity::Quantity;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("oneOf" = [{"required": ["command"]}, {"required": ["script"]}], "x-kubernetes-validations" = [{"rule": "has(self.command) == has(oldSelf.command) && has(self.script) == has(oldSelf.script) && has(self.image) == has(oldSelf.image) && has(self.env) == has(oldSelf.env) && has(self.workingDir) == has(oldSelf.workingDir) && has(self.runAsUser) == has(oldSelf.runAsUser) && has(self.resources) == has(oldSelf.resources) && has(self.array) == has(oldSelf.array) && has(self.replicas) == has(oldSelf.replicas)", "message": "command, script, image, env, workingDir, runAsUser, resources, array and replicas cannot be added or removed once the job exists"}, {"rule": "!has(oldSelf.cancel) || !oldSelf.cancel || has(self.cancel)", "message": "a cancel cannot be taken back"}]))]
 pub struct JobSpec {
-    /// Name of the Queue this job waits in. Default: `default`.
+    /// Name of the Queue this job waits in, in any case and with `_` for `-`. Default: the queue that owns `workingDir`, else
+    /// `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 253),
-        regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+        regex(pattern = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$")
     )]
     pub queue: Option<String>,
     /// Priority of this job relative to its queue's base priority; higher runs first. -1000 to 1000. Default: 0.
@@ -170,9 +171,9 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 86_400))]
     pub termination_grace_period_seconds: Option<u32>,
-    /// Wall-clock limit of one attempt, in seconds from its start. Default: the queue's, else none.
+    /// Wall-clock limit of one attempt, in seconds from its start; 0 is no limit. Default: the queue's, else 172800 (48 hours).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 315_360_000))]
+    #[schemars(range(max = 315_360_000))]
     pub active_deadline_seconds: Option<u64>,
     /// Stop the attempt after this many seconds without output and without GPU use. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

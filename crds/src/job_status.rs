@@ -192,6 +192,10 @@ pub enum Source {
     Job,
     /// The job's Queue.
     Queue,
+    /// The Queue `default`, whose defaults hold for all queues.
+    DefaultQueue,
+    /// The Queue that owns the job's working directory.
+    Directory,
     /// The job's Profile.
     Profile,
     /// The built-in default.
@@ -258,7 +262,7 @@ pub struct Effective {
     pub fence_action: Sourced<FenceAction>,
     /// Seconds between TERM and KILL.
     pub termination_grace_period_seconds: Sourced<u32>,
-    /// Wall-clock limit of one attempt, in seconds.
+    /// Wall-clock limit of one attempt, in seconds; 0 is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deadline_seconds: Option<Sourced<u64>>,
     /// Limit of the wait, in seconds.
@@ -273,6 +277,14 @@ pub struct Effective {
     /// Jobs that must end first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<Dependency>,
+}
+
+impl Effective {
+    /// Wall-clock limit of one attempt, in seconds, if there is one.
+    pub fn time_limit(&self) -> Option<u64> {
+        let limit = self.active_deadline_seconds.as_ref()?.value;
+        (limit > 0).then_some(limit)
+    }
 }
 
 /// A placement decided and recorded.

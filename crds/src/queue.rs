@@ -5,6 +5,8 @@
     reason = "printer columns repeat the name of their type"
 )]
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -26,6 +28,12 @@ use crate::quantity::Quantity;
     derive = "PartialEq",
     derive = "Default",
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
+    printcolumn(
+        name = "Nudge",
+        type_ = "integer",
+        description = "Added to the priority at runtime",
+        json_path = ".spec.nudge"
+    ),
     printcolumn(name = "Weight", type_ = "integer", json_path = ".spec.weight"),
     printcolumn(name = "Gpus", type_ = "integer", json_path = ".spec.quota.gpus"),
     printcolumn(
@@ -47,6 +55,16 @@ pub struct QueueSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
+    /// Added to `priority`, by `gctl nudge queue/NAME`. It stands beside it so that a file with the queue's `priority` can be applied
+    /// again, and changed, without undoing a nudge. -2000 to 2000. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -2000, max = 2000))]
+    pub nudge: Option<i32>,
+    /// Directories that the queue owns. A job that names no queue, or one that does not exist, belongs to the queue with the
+    /// deepest directory around its `workingDir`, unless two own that. Absolute, other than `/`, without `.` and `..`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 4096)), extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = [{"rule": "self.all(d, d.matches('^(/+[^/]+)+/*$') && !d.matches('/[.][.]?(/|$)'))", "message": "give absolute directories other than /, without . and .."}]))]
+    pub directories: Vec<String>,
     /// Share of the fleet relative to other queues. 1 to 1000. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
@@ -71,12 +89,24 @@ pub struct QueueSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Packing")]
     pub packing: Option<Packing>,
-    /// Values for jobs that say nothing.
+    /// Values for jobs that say nothing. Those of the queue `default` hold, value by value, for the jobs of every other queue too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<JobDefaults>,
     /// Values that no job of this queue may go below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floors: Option<JobFloors>,
+}
+
+impl QueueSpec {
+    /// Base priority in force: `priority` and `nudge` together, -1000 to 1000. None where neither is said.
+    pub fn base_priority(&self) -> Option<i32> {
+        let said = self.priority.or(self.nudge).is_some();
+        let sum = self
+            .priority
+            .unwrap_or(0)
+            .saturating_add(self.nudge.unwrap_or(0));
+        said.then(|| sum.clamp(-1000, 1000))
+    }
 }
 
 /// How a queue's jobs are laid out.
@@ -129,9 +159,9 @@ pub struct JobDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OnNodeLost")]
     pub on_node_lost: Option<OnNodeLost>,
-    /// Wall-clock limit of one attempt, in seconds.
+    /// Wall-clock limit of one attempt, in seconds; 0 is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 315_360_000))]
+    #[schemars(range(max = 315_360_000))]
     pub active_deadline_seconds: Option<u64>,
     /// Limit of the wait, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +188,19 @@ pub struct JobFloors {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
+}
+
+/// The name of the queue that is meant by a name as people type it: case does not matter, and `_` is `-`. Queues are named in
+/// small letters without `_`, so no two of them can be meant by one name.
+pub fn folded(name: &str) -> Cow<'_, str> {
+    if name
+        .bytes()
+        .any(|byte| byte == b'_' || byte.is_ascii_uppercase())
+    {
+        Cow::Owned(name.to_ascii_lowercase().replace('_', "-"))
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 /// What was observed of a queue.

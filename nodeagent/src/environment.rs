@@ -142,10 +142,10 @@ pub(crate) fn start_request(
         working_dir: job.spec.working_dir.clone(),
         run_as: user.run_as.clone(),
         grace_secs: grace_secs(job),
-        deadline_secs: effective
-            .and_then(|effective| effective.active_deadline_seconds.as_ref())
-            .map(|limit| limit.value)
-            .or(job.spec.active_deadline_seconds),
+        deadline_secs: match effective {
+            Some(effective) => effective.time_limit(),
+            None => job.spec.active_deadline_seconds.filter(|limit| *limit > 0),
+        },
         fence: fence(job),
         charge: charge(&binding),
         boot_id: node.boot_id.to_owned(),

@@ -159,6 +159,8 @@ pub(super) fn enqueue_time(
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use crds::Phase;
     use crds::job_status::{ArrayStatus, Source, Sourced};
 
@@ -166,11 +168,13 @@ mod tests {
     use super::*;
     use crate::shell::testing::{applied, at, job, member_of};
 
+    const NO_QUEUES: &[crds::Queue] = &[];
+
     fn observed<'a>(job: &'a Arc<Job>, parent: Option<&'a Job>) -> Observed<'a> {
         Observed {
             job,
             parent,
-            resolved: resolve(&job.spec, None, [].iter()),
+            resolved: resolve(&job.spec, NO_QUEUES, [].iter()),
             enqueue_time: at(5),
             now: at(6),
         }
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_bound_job_keeps_its_size_and_takes_its_new_limits() {
-        let before = resolve(&JobSpec::default(), None, [].iter()).unwrap();
+        let before = resolve(&JobSpec::default(), NO_QUEUES, [].iter()).unwrap();
         let spec = JobSpec {
             active_deadline_seconds: Some(60),
             resources: Some(crds::job::Resources {
@@ -302,7 +306,7 @@ mod tests {
         for builder in [job("a"), job("a").running("n1")] {
             let (known, _) = settle(builder.build(), None);
             let plan = decide(Observed {
-                resolved: resolve(&known.spec, Some(&queue), [].iter()),
+                resolved: resolve(&known.spec, slice::from_ref(&queue), [].iter()),
                 ..observed(&known, None)
             });
             let moved = applied(&plan).unwrap();

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use crds::queue::folded;
 use crds::{DEFAULT_QUEUE, Job, Queue};
 use jiff::Timestamp;
 
+use super::belongs::Queues;
 use super::decide::{Observed, decide, enqueue_time, in_force};
 use super::resolve::resolve;
 use crate::ControllerName;
 use crate::shell::{
-    Change, Controller, Key, Plan, Subject, Wanted, World, is_ended, is_parent, uid,
+    Change, Controller, Key, Plan, Store, Subject, Wanted, World, is_ended, is_parent, uid,
 };
 
 /// Admission.
@@ -29,6 +31,28 @@ fn is_open(job: &Job) -> bool {
 fn concerns(job: &Job) -> bool {
     let resolved = job.status.as_ref().and_then(|s| s.observed_generation);
     is_open(job) || (!is_ended(job) && resolved != job.metadata.generation)
+}
+
+/// The queue that was found for the job.
+fn home(job: &Job) -> Option<&str> {
+    let effective = job.status.as_ref()?.effective.as_ref()?;
+    Some(&effective.queue.value)
+}
+
+/// Does the job name this queue?
+fn names(job: &Job, queue: &str) -> bool {
+    let named = job.spec.queue.as_deref();
+    named.is_some_and(|named| folded(named) == queue)
+}
+
+impl Queues for Store<Queue> {
+    fn named(&self, name: &str) -> Option<&Queue> {
+        self.get(&Key::cluster(name)).map(AsRef::as_ref)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Queue> {
+        self.iter().map(|(_, queue)| queue.as_ref())
+    }
 }
 
 impl Controller for Admission {
@@ -57,9 +81,14 @@ impl Controller for Admission {
                 if spec(&delta.old) == spec(&delta.new) {
                     return;
                 }
+                let owned = |queue: &Option<Arc<Queue>>| {
+                    let queue = queue.as_ref();
+                    queue.map_or(Vec::new(), |queue| queue.spec.directories.clone())
+                };
+                let name = &*delta.key.name;
+                let of_all = name == DEFAULT_QUEUE || owned(&delta.old) != owned(&delta.new);
                 for (key, job) in world.jobs.iter() {
-                    let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-                    if *delta.key.name == *queue && !is_ended(job) {
+                    if !is_ended(job) && (of_all || names(job, name) || home(job) == Some(name)) {
                         wanted.job(key);
                     }
                 }
@@ -80,17 +109,19 @@ impl Controller for Admission {
         let Some(job) = world.jobs.get(key) else {
             return Plan::nothing();
         };
-        let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-        let queue = world.queues.get(&Key::cluster(queue));
         let profiles = world.profiles.iter().map(|(_, profile)| profile.as_ref());
         let created = job.metadata.creation_timestamp.as_ref();
         let enqueue_time = enqueue_time(now, created.map(|time| time.0), self.last);
         let parents = world.parents_of(job);
-        let spec = in_force(job, &parents);
+        let mut spec = in_force(job, &parents);
+        // What a bound job holds is its queue's, whoever owns its directory by now.
+        if let Some(home) = home(job).filter(|_| !is_open(job)) {
+            spec.to_mut().queue = Some(home.to_owned());
+        }
         let plan = decide(Observed {
             job,
             parent: parents.first().copied(),
-            resolved: resolve(&spec, queue.map(AsRef::as_ref), profiles),
+            resolved: resolve(&spec, &world.queues, profiles),
             enqueue_time,
             now,
         });

@@ -1,16 +1,21 @@
-//! Resolves what is in force for a job: job over queue over profile over built-in default, value by value. Pure.
+//! Resolves what is in force for a job: job over its queue over the queue `default` over
+//! profile over built-in default, value by value. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::job::{FenceAction, OnNodeLost, Resources, Toleration};
 use crds::job_status::{Effective, Source, Sourced};
 use crds::queue::JobDefaults;
-use crds::{DEFAULT_QUEUE, JobSpec, Profile, Quantity, Queue, QueueSpec};
+use crds::{DEFAULT_QUEUE, JobSpec, Profile, Quantity, QueueSpec};
+
+use super::belongs::{Queues, belongs};
 
 /// Default of `resources.cpu`, in thousandths of a core.
 const DEFAULT_CPU_MILLIS: u64 = 1000;
 /// Default of `fenceSeconds` (rules.md section 4).
 const DEFAULT_FENCE_SECS: u32 = 2400;
+/// Default of `activeDeadlineSeconds`: it makes the bound of every wait real (rules.md section 7).
+const DEFAULT_LIMIT_SECS: u64 = 48 * 60 * 60;
 /// Default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECS: u32 = 30;
 /// Bound of a relative priority, of a job and of a queue.
@@ -66,34 +71,26 @@ struct Layer<'a> {
     resources: Option<&'a Resources>,
 }
 
-/// Resolves a job's spec. `queue` is the Queue the spec names (or `default`), if it exists; `profiles` are all Profiles, in
-/// order of their names.
+/// Resolves a job's spec. `profiles` are in order of their names.
 ///
 /// # Errors
 /// When the job has to wait for something, or for somebody to mend it.
 pub fn resolve<'a>(
     spec: &JobSpec,
-    queue: Option<&Queue>,
+    queues: &(impl Queues + ?Sized),
     profiles: impl Iterator<Item = &'a Profile>,
 ) -> Result<Effective, Withheld> {
     refuse_unsupported(spec)?;
-    let queue_name = spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-    if queue.is_none() && queue_name != DEFAULT_QUEUE {
-        return Err(Withheld::QueueNotFound(queue_name.to_owned()));
-    }
-    let queue = queue.map(|queue| &queue.spec);
+    let home = belongs(spec, queues)?;
+    let named = |name: &str| queues.named(name).map(|queue| &queue.spec);
+    let queue = named(&home.value);
+    let floor = named(DEFAULT_QUEUE).filter(|_| home.value != DEFAULT_QUEUE);
     let profile = find_profile(spec, profiles)?;
     let name = profile.and_then(|profile| profile.metadata.name.clone());
-    let layers = layers(spec, queue, profile);
+    let layers = layers(spec, queue, floor, profile);
+    let limit = first(&layers, |layer| layer.defaults.active_deadline_seconds);
     let mut effective = Effective {
-        queue: Sourced {
-            value: queue_name.to_owned(),
-            source: if spec.queue.is_some() {
-                Source::Job
-            } else {
-                Source::Default
-            },
-        },
+        queue: home,
         priority: priority(&layers, queue),
         node_name: spec.node_name.clone().map(of_job),
         directories: directories(spec),
@@ -120,7 +117,7 @@ pub fn resolve<'a>(
             layer.defaults.termination_grace_period_seconds
         })
         .unwrap_or(by_default(DEFAULT_GRACE_SECS)),
-        active_deadline_seconds: first(&layers, |layer| layer.defaults.active_deadline_seconds),
+        active_deadline_seconds: Some(limit.unwrap_or(by_default(DEFAULT_LIMIT_SECS))),
         pending_deadline_seconds: first(&layers, |layer| layer.defaults.pending_deadline_seconds),
         ttl_seconds_after_finished: first(&layers, |layer| {
             layer.defaults.ttl_seconds_after_finished
@@ -230,8 +227,9 @@ fn matches_glob(glob: &str, text: &str) -> bool {
 fn layers<'a>(
     spec: &'a JobSpec,
     queue: Option<&'a QueueSpec>,
+    floor: Option<&'a QueueSpec>,
     profile: Option<&'a Profile>,
-) -> [Layer<'a>; 3] {
+) -> [Layer<'a>; 4] {
     let own = JobDefaults {
         resources: None,
         priority: spec.priority,
@@ -249,7 +247,7 @@ fn layers<'a>(
         defaults: defaults.cloned().unwrap_or_default(),
         resources: defaults.and_then(|defaults| defaults.resources.as_ref()),
     };
-    let queue = queue.and_then(|queue| queue.defaults.as_ref());
+    let of_queue = |queue: Option<&'a QueueSpec>| queue.and_then(|queue| queue.defaults.as_ref());
     let profile = profile.and_then(|profile| profile.spec.defaults.as_ref());
     [
         Layer {
@@ -258,7 +256,16 @@ fn layers<'a>(
             defaults: own,
             resources: spec.resources.as_ref(),
         },
-        layer(Source::Queue, "the queue's defaults.resources", queue),
+        layer(
+            Source::Queue,
+            "the queue's defaults.resources",
+            of_queue(queue),
+        ),
+        layer(
+            Source::DefaultQueue,
+            "the default queue's defaults.resources",
+            of_queue(floor),
+        ),
         layer(Source::Profile, "the profile's defaults.resources", profile),
     ]
 }
@@ -293,7 +300,7 @@ fn of_job_or<T>(value: Option<T>, default: T) -> Sourced<T> {
 
 /// The queue's base and what the job adds to it.
 fn priority(layers: &[Layer<'_>], queue: Option<&QueueSpec>) -> Sourced<i32> {
-    let base = queue.and_then(|queue| queue.priority);
+    let base = queue.and_then(QueueSpec::base_priority);
     let unsaid = if base.is_some() {
         Source::Queue
     } else {

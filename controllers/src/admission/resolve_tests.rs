@@ -1,11 +1,14 @@
 //! Where each value in force comes from.
 
-use crds::ProfileSpec;
+use std::slice;
+
 use crds::profile::CommandMatch;
 use crds::queue::JobFloors;
+use crds::{ProfileSpec, Queue};
 
 use super::*;
 
+const NO_QUEUES: &[Queue] = &[];
 const GIB: u64 = 1 << 30;
 
 fn quantity(text: &str) -> Quantity {
@@ -42,7 +45,7 @@ fn sourced<T>(value: T, source: Source) -> Sourced<T> {
 
 #[test]
 fn a_job_that_says_nothing_gets_the_built_in_defaults() {
-    let effective = resolve(&JobSpec::default(), None, [].iter()).unwrap();
+    let effective = resolve(&JobSpec::default(), NO_QUEUES, [].iter()).unwrap();
     assert_eq!(effective.queue, by_default("default".to_owned()));
     assert_eq!(effective.priority, by_default(0));
     assert_eq!(effective.cpu_millis, by_default(1000));
@@ -80,12 +83,129 @@ fn each_value_comes_from_the_first_who_says_it() {
         ..Resources::default()
     }));
     spec.profile = Some("large".to_owned());
-    let effective = resolve(&spec, Some(&queue), [profile].iter()).unwrap();
+    let effective = resolve(&spec, slice::from_ref(&queue), [profile].iter()).unwrap();
     assert_eq!(effective.cpu_millis, sourced(500, Source::Job));
     assert_eq!(effective.memory_bytes, sourced(2 * GIB, Source::Queue));
     let vram = Some(sourced(40 * GIB, Source::Profile));
     assert_eq!(effective.vram_bytes, vram);
     assert_eq!(effective.gpus, sourced(1, Source::Profile));
+}
+
+/// The queue `default` with these defaults, and a queue `research` with those.
+fn two_queues(floor: JobDefaults, own: Option<JobDefaults>) -> [Queue; 2] {
+    let with = |defaults| QueueSpec {
+        priority: Some(10),
+        defaults,
+        ..QueueSpec::default()
+    };
+    [Queue::new("default", with(Some(floor))), queue(with(own))]
+}
+
+#[test]
+fn the_default_queue_s_defaults_hold_for_every_queue_value_by_value() {
+    let floor = JobDefaults {
+        preemptible: Some(true),
+        active_deadline_seconds: Some(600),
+        resources: Some(Resources {
+            cpu: Some(quantity("2")),
+            memory: Some(quantity("1Gi")),
+            ..Resources::default()
+        }),
+        ..JobDefaults::default()
+    };
+    let spec = in_research(JobSpec::default());
+    // A queue with a bare priority inherits everything but that.
+    let queues = two_queues(floor.clone(), None);
+    let effective = resolve(&spec, &queues[..], [].iter()).unwrap();
+    let of_default = Source::DefaultQueue;
+    assert_eq!(effective.preemptible, sourced(true, of_default));
+    let limit = effective.active_deadline_seconds;
+    assert_eq!(limit, Some(sourced(600, of_default)));
+    assert_eq!(effective.cpu_millis, sourced(2000, of_default));
+    assert_eq!(effective.priority, sourced(10, Source::Queue));
+    // What a queue says itself stands, an explicit `false` too, and what it leaves out is inherited.
+    let own = JobDefaults {
+        preemptible: Some(false),
+        resources: Some(Resources {
+            memory: Some(quantity("3Gi")),
+            ..Resources::default()
+        }),
+        ..JobDefaults::default()
+    };
+    let queues = two_queues(floor.clone(), Some(own));
+    let effective = resolve(&spec, &queues[..], [].iter()).unwrap();
+    assert_eq!(effective.preemptible, sourced(false, Source::Queue));
+    assert_eq!(effective.memory_bytes, sourced(3 * GIB, Source::Queue));
+    assert_eq!(effective.cpu_millis, sourced(2000, of_default));
+    // Its own jobs have them from their queue, like those of any other.
+    let effective = resolve(&JobSpec::default(), &queues[..], [].iter()).unwrap();
+    assert_eq!(effective.preemptible, sourced(true, Source::Queue));
+    // A queue has what it inherits, so a profile yields to it as it does to the queue's own word.
+    let profile = Profile::new(
+        "large",
+        ProfileSpec {
+            defaults: Some(JobDefaults {
+                preemptible: Some(false),
+                termination_grace_period_seconds: Some(5),
+                ..JobDefaults::default()
+            }),
+            ..ProfileSpec::default()
+        },
+    );
+    let mut spec = in_research(JobSpec::default());
+    spec.profile = Some("large".to_owned());
+    let queues = two_queues(floor, None);
+    let effective = resolve(&spec, &queues[..], [profile].iter()).unwrap();
+    assert_eq!(effective.preemptible, sourced(true, of_default));
+    let grace = effective.termination_grace_period_seconds;
+    assert_eq!(grace, sourced(5, Source::Profile));
+}
+
+#[test]
+fn an_attempt_is_limited_to_two_days_unless_somebody_says_otherwise() {
+    let limit = |own, of_queue| {
+        let queues = two_queues(
+            JobDefaults {
+                active_deadline_seconds: of_queue,
+                ..JobDefaults::default()
+            },
+            None,
+        );
+        let spec = in_research(JobSpec {
+            active_deadline_seconds: own,
+            ..JobSpec::default()
+        });
+        let effective = resolve(&spec, &queues[..], [].iter()).unwrap();
+        let source = effective.active_deadline_seconds.as_ref().unwrap().source;
+        (effective.time_limit(), source)
+    };
+    assert_eq!(limit(None, None), (Some(172_800), Source::Default));
+    assert_eq!(limit(None, Some(60)), (Some(60), Source::DefaultQueue));
+    assert_eq!(limit(None, Some(0)), (None, Source::DefaultQueue));
+    assert_eq!(limit(Some(0), Some(60)), (None, Source::Job));
+    assert_eq!(limit(Some(5), Some(0)), (Some(5), Source::Job));
+}
+
+#[test]
+fn a_nudge_adds_to_what_the_queue_s_file_says() {
+    let base = |priority, nudge| {
+        let spec = QueueSpec {
+            priority,
+            nudge,
+            ..QueueSpec::default()
+        };
+        let effective = resolve(
+            &in_research(JobSpec::default()),
+            slice::from_ref(&queue(spec)),
+            [].iter(),
+        );
+        effective.unwrap().priority
+    };
+    assert_eq!(base(None, None), by_default(0));
+    assert_eq!(base(Some(20), Some(5)), sourced(25, Source::Queue));
+    assert_eq!(base(Some(30), Some(5)), sourced(35, Source::Queue));
+    assert_eq!(base(None, Some(-5)), sourced(-5, Source::Queue));
+    assert_eq!(base(Some(990), Some(50)), sourced(1000, Source::Queue));
 }
 
 #[test]
@@ -96,7 +216,7 @@ fn gpu_memory_without_gpus_means_one_and_no_gpus_means_no_gpu_memory() {
             vram: Some(quantity(vram)),
             ..Resources::default()
         });
-        let effective = resolve(&spec, None, [].iter()).unwrap();
+        let effective = resolve(&spec, NO_QUEUES, [].iter()).unwrap();
         (effective.gpus.value, effective.vram_bytes.map(|v| v.value))
     };
     assert_eq!(asks(None, "10Gi"), (1, Some(10 * GIB)));
@@ -120,7 +240,7 @@ fn a_queue_s_floors_lift_what_is_declared_and_only_that() {
             ..Resources::default()
         }));
         spec.priority = Some(-100);
-        resolve(&spec, Some(&queue), [].iter()).unwrap()
+        resolve(&spec, slice::from_ref(&queue), [].iter()).unwrap()
     };
     let lifted = resolved(None, Some("4Gi"));
     assert_eq!(lifted.vram_bytes, Some(sourced(8 * GIB, Source::Queue)));
@@ -141,7 +261,9 @@ fn priority_is_the_queue_s_base_and_the_job_s_own_within_bounds() {
             priority: own,
             ..JobSpec::default()
         });
-        resolve(&spec, Some(&queue), [].iter()).unwrap().priority
+        resolve(&spec, slice::from_ref(&queue), [].iter())
+            .unwrap()
+            .priority
     };
     assert_eq!(priority(Some(100), Some(-30)), sourced(70, Source::Job));
     assert_eq!(priority(Some(100), None), sourced(100, Source::Queue));
@@ -158,7 +280,7 @@ fn a_preemptible_job_is_requeued_when_its_node_is_lost_unless_it_says_otherwise(
             on_node_lost,
             ..JobSpec::default()
         };
-        resolve(&spec, None, [].iter()).unwrap().on_node_lost
+        resolve(&spec, NO_QUEUES, [].iter()).unwrap().on_node_lost
     };
     assert_eq!(lost(None), by_default(OnNodeLost::Requeue));
     assert_eq!(lost(Some(OnNodeLost::Wait)), of_job(OnNodeLost::Wait));
@@ -182,7 +304,7 @@ fn what_a_profile_asks_of_nodes_is_added_to_what_the_job_asks() {
     );
     let mut spec = with_resources(Resources::default());
     spec.node_selector = BTreeMap::from([("zone".to_owned(), "b".to_owned())]);
-    let effective = resolve(&spec, None, [profile].iter()).unwrap();
+    let effective = resolve(&spec, NO_QUEUES, [profile].iter()).unwrap();
     let labels = effective.node_selector.unwrap();
     assert_eq!(labels.source, Source::Job);
     assert_eq!(labels.value["zone"], "b");
@@ -212,13 +334,13 @@ fn a_star_stands_for_any_text() {
 #[test]
 fn a_job_is_withheld_for_what_is_missing() {
     let named = in_research(JobSpec::default());
-    let missing = resolve(&named, None, [].iter()).unwrap_err();
+    let missing = resolve(&named, NO_QUEUES, [].iter()).unwrap_err();
     assert_eq!(missing.reason(), "QueueNotFound");
     let spec = JobSpec {
         profile: Some("gone".to_owned()),
         ..JobSpec::default()
     };
-    let missing = resolve(&spec, None, [].iter()).unwrap_err();
+    let missing = resolve(&spec, NO_QUEUES, [].iter()).unwrap_err();
     assert_eq!(missing, Withheld::ProfileNotFound("gone".to_owned()));
 }
 
@@ -228,7 +350,7 @@ fn a_quantity_that_cannot_be_read_names_its_field() {
         memory: Some(quantity("lots")),
         ..Resources::default()
     });
-    let error = resolve(&spec, None, [].iter()).unwrap_err();
+    let error = resolve(&spec, NO_QUEUES, [].iter()).unwrap_err();
     assert!(error.to_string().starts_with("spec.resources.memory: "));
 }
 
@@ -238,7 +360,7 @@ fn a_job_that_uses_what_cannot_be_done_yet_is_told_which_field() {
         image: Some("busybox".to_owned()),
         ..JobSpec::default()
     };
-    let error = resolve(&spec, None, [].iter()).unwrap_err();
+    let error = resolve(&spec, NO_QUEUES, [].iter()).unwrap_err();
     assert_eq!(error.reason(), "NotSupportedYet");
     assert!(error.to_string().contains("spec.image"));
     let harmless = JobSpec {
@@ -246,7 +368,7 @@ fn a_job_that_uses_what_cannot_be_done_yet_is_told_which_field() {
         backoff_limit: Some(0),
         ..JobSpec::default()
     };
-    assert!(resolve(&harmless, None, [].iter()).is_ok());
+    assert!(resolve(&harmless, NO_QUEUES, [].iter()).is_ok());
 }
 
 #[test]

@@ -76,10 +76,7 @@ fn gang(job: &Job, status: &JobStatus) -> Option<scheduler::Gang> {
 fn terms(effective: &Effective) -> Terms {
     Terms {
         preemptible: effective.preemptible.value,
-        limit: effective
-            .active_deadline_seconds
-            .as_ref()
-            .map(|limit| seconds(limit.value)),
+        limit: effective.time_limit().map(seconds),
         grace: seconds(u64::from(effective.termination_grace_period_seconds.value)),
     }
 }
@@ -450,7 +447,7 @@ mod tests {
         .unwrap();
         let mut queue = crds::Queue::new("default", QueueSpec::default());
         queue.spec.packing = Some(crds::queue::Packing::Spread);
-        let effective = resolve(&spec, Some(&queue), [].iter()).unwrap();
+        let effective = resolve(&spec, std::slice::from_ref(&queue), [].iter()).unwrap();
         let needs = requirements(&effective, None);
         let directories: Vec<&str> = needs.directories.iter().map(|path| &**path).collect();
         assert_eq!(directories, ["/data", "/home/me/run"]);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::job_status::{Binding, Effective, Nomination};
-use crds::{DEFAULT_QUEUE, Job, Node, Profile, Queue};
+use crds::{Job, Node, Profile, Queue};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use scheduler::{Cluster, GpuRequest, JobUid, Millis, NodeName, QueueName, Settings};
@@ -208,10 +208,8 @@ impl Snapshot {
         objects: &Objects,
         now: Timestamp,
     ) -> Result<scheduler::Job, Withheld> {
-        let queue = job.spec.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
-        let named = |queue_: &&Queue| queue_.metadata.name.as_deref() == Some(queue);
-        let queue = objects.queues.iter().find(named);
-        let effective = resolve(&job.spec, queue, objects.profiles.iter())?;
+        let queues = objects.queues.as_slice();
+        let effective = resolve(&job.spec, queues, objects.profiles.iter())?;
         let mut job = job.clone();
         let status = job.status.get_or_insert_default();
         status.enqueue_time.get_or_insert(MicroTime(now));

@@ -47,7 +47,7 @@ pub(crate) use facts::{
     suspend_wanted, uid, with_finalizer, without_finalizer,
 };
 pub(crate) use plan::{Op, Plan};
-pub(crate) use store::{Delta, Key};
+pub(crate) use store::{Delta, Key, Store};
 pub(crate) use watch::{Kind, chain};
 pub(crate) use world::{Change, World};
 pub(crate) use write::{FIELD_MANAGER, Failure};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::job_status::{Outcome, StopReason};
+use crds::job_status::{Effective, Outcome, StopReason};
 use crds::{Job, JobStatus, Phase};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -46,18 +46,15 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
 }
 
 fn run_limit(job: &Arc<Job>, status: &JobStatus, now: Timestamp) -> Plan {
-    let limit = status
-        .effective
-        .as_ref()
-        .and_then(|effective| effective.active_deadline_seconds.as_ref());
+    let limit = status.effective.as_ref().and_then(Effective::time_limit);
     let (Some(limit), Some(start), None) = (limit, &status.start_time, &status.finish_time) else {
         return Plan::nothing();
     };
-    let due = later(start.0, limit.value.saturating_add(AGENT_HEAD_START_SECS));
+    let due = later(start.0, limit.saturating_add(AGENT_HEAD_START_SECS));
     if now < due {
         return Plan::wake(due);
     }
-    let words = format!("it ran for its limit of {} s", limit.value);
+    let words = format!("it ran for its limit of {limit} s");
     let by = by(ControllerName::Timeout);
     let next = raised(status, StopReason::TimedOut, &by, &words, now);
     Plan::of(next.and_then(|next| Op::job_status(job, next)))
@@ -102,8 +99,7 @@ pub(super) fn has_limit(job: &Job) -> bool {
     let effective = job.status.as_ref().and_then(|s| s.effective.as_ref());
     job.spec.pending_deadline_seconds.is_some()
         || effective.is_some_and(|effective| {
-            effective.active_deadline_seconds.is_some()
-                || effective.pending_deadline_seconds.is_some()
+            effective.time_limit().is_some() || effective.pending_deadline_seconds.is_some()
         })
 }
 
@@ -111,7 +107,7 @@ pub(super) fn has_limit(job: &Job) -> bool {
 mod tests {
     use crds::JobSpec;
     use crds::job::ArraySpec;
-    use crds::job_status::{AttemptRecord, Effective, Sourced};
+    use crds::job_status::{AttemptRecord, Sourced};
 
     use super::*;
     use crate::shell::testing::{JobBuilder, applied, at, job};

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use controllers::{Objects, Snapshot};
-use crds::{Job, Node};
+use crds::job_status::Source;
+use crds::{Job, Node, Queue};
 use jiff::Timestamp;
 use scheduler::explain::Standing;
 use scheduler::whatif::DryRun;
@@ -35,16 +36,43 @@ pub(super) async fn of(session: &mut Session, job: &Job) -> Result<Vec<String>, 
     let now = (session.clock)();
     let inhabited = objects.nodes.clone();
     objects.nodes.iter_mut().for_each(empty);
-    match judge(&objects, job, now) {
-        Verdict::Fine => Ok(Vec::new()),
-        Verdict::Said(line) => Ok(vec![line]),
+    let home = home_of(job, &objects.queues);
+    let warning = match judge(&objects, job, now) {
+        Verdict::Fine => None,
+        Verdict::Said(line) => Some(line),
         Verdict::Only(name) => {
             let is_it = |node: &Node| node.metadata.name.as_deref() == Some(&name);
             objects.nodes = inhabited.into_iter().filter(is_it).collect();
             let bound = format!("status.binding.nodeName={name}");
             objects.jobs = read(session, "jobs.gctl.dev", &bound).await?;
-            Ok(behind(&objects, job, &name, now).into_iter().collect())
+            behind(&objects, job, &name, now)
         }
+    };
+    let warning = warning.map(|line| format!("Warning: {line}"));
+    Ok(home.into_iter().chain(warning).collect())
+}
+
+/// The queue that the job belongs to, where that is not what it names.
+///
+/// # Errors
+/// When queues cannot be read.
+pub(super) async fn home(session: &mut Session, job: &Job) -> Result<Option<String>, Error> {
+    let queues = read::<Queue>(session, "queues.gctl.dev", "").await?;
+    Ok(home_of(job, &queues))
+}
+
+fn home_of(job: &Job, queues: &[Queue]) -> Option<String> {
+    let home = controllers::belongs(&job.spec, queues).ok()?;
+    let name = home.value;
+    match (&job.spec.queue, home.source) {
+        (Some(typed), Source::Directory) => Some(format!(
+            "Warning: there is no queue `{typed}`; it belongs to queue {name}, which owns its working directory"
+        )),
+        (None, Source::Directory) => Some(format!(
+            "it belongs to queue {name}, which owns its working directory"
+        )),
+        (Some(typed), _) if *typed != name => Some(format!("`{typed}` is queue {name}")),
+        _ => None,
     }
 }
 
@@ -100,10 +128,11 @@ fn settled() -> Settings {
 }
 
 fn judge(objects: &Objects, job: &Job, now: Timestamp) -> Verdict {
-    if objects.nodes.is_empty() || job.spec.suspend == Some(true) {
+    if job.spec.suspend == Some(true) {
         return Verdict::Fine;
     }
-    if let Some(pin) = &job.spec.node_name {
+    let nobody = objects.nodes.is_empty();
+    if let Some(pin) = job.spec.node_name.as_ref().filter(|_| !nobody) {
         let names: BTreeSet<&str> = names(&objects.nodes);
         if !names.contains(pin.as_str()) {
             return Verdict::Said(format!(
@@ -127,6 +156,9 @@ fn judge(objects: &Objects, job: &Job, now: Timestamp) -> Verdict {
             return Verdict::Said(format!("it will wait: {withheld}{known}"));
         }
     };
+    if nobody {
+        return Verdict::Fine;
+    }
     let id = candidate.uid.clone();
     let at = Millis(now.as_millisecond());
     let trial = snapshot.cluster.dry_run(candidate.clone(), at);

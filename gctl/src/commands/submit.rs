@@ -72,7 +72,7 @@ pub struct Args {
     /// Label that the job bears; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
-    /// Wall-clock limit of an attempt, such as 30m or 1h
+    /// Wall-clock limit of an attempt, such as 30m or 1h; 0 for none. Without it the queue's, else 48h
     #[arg(short, long, value_name = "SPAN", value_parser = age::parse_span)]
     pub time_limit: Option<Duration>,
     /// Longest wait in the queue, such as 2h
@@ -84,9 +84,9 @@ pub struct Args {
     /// Delete the job this long after it has ended, such as 1d
     #[arg(long, value_name = "SPAN", value_parser = age::parse_span)]
     pub ttl: Option<Duration>,
-    /// May a job of higher priority displace this one?
-    #[arg(long)]
-    pub preemptible: bool,
+    /// May a job of higher priority displace this one? Without it what the queue and the profile say, else no
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub preemptible: Option<bool>,
     /// Run this many members; `{i}` in the command and in values of --env is each one's index
     #[arg(long, value_name = "N")]
     pub array: Option<u32>,
@@ -187,13 +187,14 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     stay(session, &target, args.logs).await
 }
 
-/// Warns of what may keep a job waiting for long. Whoever may not look gets no warning.
+/// Says where a job belongs, where that is not what it names, and warns of what may keep it waiting for long. Whoever may not
+/// look is told nothing.
 async fn advise(session: &mut Session, made: Value) {
     let Some(job) = follow::read_job(made) else {
         return;
     };
     for line in advice::of(session, &job).await.unwrap_or_default() {
-        session.output.say(format!("Warning: {line}"));
+        session.output.say(line);
     }
 }
 
@@ -202,7 +203,9 @@ async fn foretell(session: &mut Session, made: Value) -> Result<(), Error> {
     let Some(job) = follow::read_job(made) else {
         return Ok(());
     };
-    for line in why::dry_run(session, &job).await? {
+    let home = advice::home(session, &job).await?;
+    let lines = why::dry_run(session, &job).await?;
+    for line in home.into_iter().chain(lines) {
         session.output.say(line);
     }
     Ok(())
@@ -333,8 +336,8 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
         resources: (resources != Resources::default()).then_some(resources),
         node_name: args.node.clone(),
         needs: args.needs.clone(),
-        preemptible: args.preemptible.then_some(true),
-        active_deadline_seconds: args.time_limit.map(|span| span.as_secs()),
+        preemptible: args.preemptible,
+        active_deadline_seconds: args.time_limit.map(whole_seconds),
         pending_deadline_seconds: args.pending_limit.map(|span| span.as_secs()),
         termination_grace_period_seconds: small_seconds("grace-period", args.grace_period)?,
         ttl_seconds_after_finished: args.ttl.map(|span| span.as_secs()),
@@ -346,6 +349,11 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
         }),
         ..JobSpec::default()
     })
+}
+
+/// Seconds, begun ones counted whole: half a second of limit must not become 0, which is no limit.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
 
 /// The beginning of a name made from the command: `python train.py` gives `train-`.

@@ -239,6 +239,67 @@ async fn a_name_alone_that_is_no_kind_is_a_job() {
 }
 
 #[tokio::test]
+async fn a_queue_is_nudged_beside_what_its_file_says() {
+    let cluster = Cluster::new().await;
+    let queue = |priority: i32| {
+        format!(
+            "apiVersion: gctl.dev/v1\nkind: Queue\nmetadata: {{name: ml-team}}\nspec: {{priority: {priority}}}\n"
+        )
+    };
+    cluster.write("q.yaml", &queue(10));
+    cluster.run("apply -f DIR/q.yaml").await;
+    let nudged = cluster.run("nudge queue/ML_Team +5").await;
+    assert_eq!(
+        nudged.out, "queue.gctl.dev/ml-team priority 10 -> 15\n",
+        "{}",
+        nudged.err
+    );
+    // The file changes, and the nudge stays.
+    cluster.write("q.yaml", &queue(30));
+    cluster.run("apply -f DIR/q.yaml").await;
+    let stored = cluster.run("get queue ml-team -o jsonpath={.spec}").await;
+    assert_eq!(stored.out, r#"{"nudge":5,"priority":30}"#);
+    let set = cluster.run("priority gq/ml-team 30").await;
+    assert_eq!(set.out, "queue.gctl.dev/ml-team priority 35 -> 30\n");
+    let stored = cluster.run("get queue ml-team -o jsonpath={.spec}").await;
+    assert_eq!(stored.out, r#"{"priority":30}"#);
+    let unknown = cluster.run("nudge queue/nowhere +5").await;
+    insta::assert_snapshot!(unknown.err, @r#"error: failed to change the priority of queue.gctl.dev/nowhere: queues.gctl.dev "nowhere" not found"#);
+    // The queue `default` needs no object until it is nudged.
+    let made = cluster.run("nudge queue/default -5").await;
+    assert_eq!(made.out, "queue.gctl.dev/default priority 0 -> -5\n");
+}
+
+#[tokio::test]
+async fn who_submits_is_told_where_the_job_belongs() {
+    let cluster = Cluster::new().await;
+    cluster.write(
+        "q.yaml",
+            "apiVersion: gctl.dev/v1\nkind: Queue\nmetadata: {name: ml-team}\nspec: {directories: [/data/ml]}\n",
+    );
+    cluster.run("apply -f DIR/q.yaml").await;
+    let typed = cluster.run("submit --name a --queue ML_Team -- x").await;
+    insta::assert_snapshot!(typed.err, @"`ML_Team` is queue ml-team");
+    let lies = cluster.run("submit --name b -w /data/ml/x -- x").await;
+    insta::assert_snapshot!(lies.err, @"it belongs to queue ml-team, which owns its working directory");
+    let both = cluster
+        .run("submit --name c --queue mlteam -w /data/ml/x -- x")
+        .await;
+    insta::assert_snapshot!(both.err, @"Warning: there is no queue `mlteam`; it belongs to queue ml-team, which owns its working directory");
+    let neither = cluster.run("submit --name d --queue mlteam -- x").await;
+    insta::assert_snapshot!(neither.err, @"Warning: it will wait: there is no queue `mlteam`; known queues: default, ml-team");
+    cluster.write(
+        "all.yaml",
+        "apiVersion: gctl.dev/v1\nkind: Queue\nmetadata: {name: all}\nspec: {directories: [/data/../etc]}\n",
+    );
+    let bad = cluster.run("apply -f DIR/all.yaml").await;
+    insta::assert_snapshot!(bad.err, @r#"
+    error: DIR/all.yaml:1 (document 1): failed to apply queue.gctl.dev/all: Queue `all` is invalid
+      spec.directories: Invalid value: "array": give absolute directories other than /, without . and ..
+    "#);
+}
+
+#[tokio::test]
 async fn a_priority_is_set_and_nudged_within_its_bounds() {
     let cluster = Cluster::new().await;
     cluster.run("submit --name x -- sleep 1").await;
