@@ -285,6 +285,21 @@ impl Effective {
         let limit = self.active_deadline_seconds.as_ref()?.value;
         (limit > 0).then_some(limit)
     }
+
+    /// What is said of an attempt that reached its limit: how much it was, and who to ask for another.
+    pub fn limit_words(&self) -> String {
+        let Some(limit) = &self.active_deadline_seconds else {
+            return "its limit was reached".to_owned();
+        };
+        let whose = match limit.source {
+            Source::Job => "",
+            Source::Queue | Source::Directory => ", its queue's",
+            Source::DefaultQueue => ", the default queue's",
+            Source::Profile => ", its profile's",
+            Source::Default => ", as nobody set activeDeadlineSeconds",
+        };
+        format!("it ran for its limit of {} s{whose}", limit.value)
+    }
 }
 
 /// A placement decided and recorded.

@@ -379,6 +379,53 @@ async fn a_new_priority_of_a_queue_moves_all_that_waits_in_it() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_queue_that_comes_to_own_a_directory_gets_what_waits_there_and_not_what_runs()
+-> Result<()> {
+    let sim = Sim::start(one_gpu()).await?;
+    let there = || {
+        let spec = sleeps(60, json!({"gpus": 1}));
+        with(spec, json!({"workingDir": "/data/ml/run"}))
+    };
+    sim.submit("runs", there()).await?;
+    tokio::time::sleep(SETTLED).await;
+    sim.submit("elsewhere", sleeps(5, json!({"gpus": 1})))
+        .await?;
+    sim.submit("waits", there()).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let owner = json!({"priority": 50, "directories": ["/data/ml"]});
+    create_queue(&sim, "ml", owner).await?;
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert_eq!(order_of_starts(&jobs), ["runs", "waits", "elsewhere"]);
+    let home = |name: &str| {
+        let effective = status(&jobs[name]).effective.unwrap_or_default();
+        (effective.queue.value, effective.priority.value)
+    };
+    assert_eq!(home("runs"), ("default".to_owned(), 0));
+    assert_eq!(home("waits"), ("ml".to_owned(), 50));
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_default_queue_says_reaches_what_waits_in_every_other() -> Result<()> {
+    let sim = Sim::start(one_gpu()).await?;
+    create_queue(&sim, "research", json!({"priority": 3})).await?;
+    let of_research = || {
+        let spec = sleeps(60, json!({"gpus": 1}));
+        with(spec, json!({"queue": "Research"}))
+    };
+    sim.submit("runs", of_research()).await?;
+    tokio::time::sleep(SETTLED).await;
+    sim.submit("waits", of_research()).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let guard = json!({"defaults": {"activeDeadlineSeconds": 10}});
+    create_queue(&sim, "default", guard).await?;
+    let jobs = sim.run_until_all_ended(LIMIT).await?;
+    assert_eq!(status(&jobs["runs"]).phase, Some(Phase::Succeeded));
+    assert_eq!(status(&jobs["waits"]).phase, Some(Phase::TimedOut));
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
 async fn somebody_displaces_a_job_by_hand_and_it_comes_back() -> Result<()> {
     let sim = Sim::start(one_gpu()).await?;
     let long = with(sleeps(60, json!({"gpus": 1})), json!({"preemptible": true}));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::job_status::{Effective, Outcome, StopReason};
+use crds::job_status::{Outcome, StopReason};
 use crds::{Job, JobStatus, Phase};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -46,7 +46,10 @@ pub(super) fn decide(observed: &Observed<'_>) -> Plan {
 }
 
 fn run_limit(job: &Arc<Job>, status: &JobStatus, now: Timestamp) -> Plan {
-    let limit = status.effective.as_ref().and_then(Effective::time_limit);
+    let Some(effective) = &status.effective else {
+        return Plan::nothing();
+    };
+    let limit = effective.time_limit();
     let (Some(limit), Some(start), None) = (limit, &status.start_time, &status.finish_time) else {
         return Plan::nothing();
     };
@@ -54,7 +57,7 @@ fn run_limit(job: &Arc<Job>, status: &JobStatus, now: Timestamp) -> Plan {
     if now < due {
         return Plan::wake(due);
     }
-    let words = format!("it ran for its limit of {limit} s");
+    let words = effective.limit_words();
     let by = by(ControllerName::Timeout);
     let next = raised(status, StopReason::TimedOut, &by, &words, now);
     Plan::of(next.and_then(|next| Op::job_status(job, next)))
@@ -107,7 +110,7 @@ pub(super) fn has_limit(job: &Job) -> bool {
 mod tests {
     use crds::JobSpec;
     use crds::job::ArraySpec;
-    use crds::job_status::{AttemptRecord, Sourced};
+    use crds::job_status::{AttemptRecord, Effective, Sourced};
 
     use super::*;
     use crate::shell::testing::{JobBuilder, applied, at, job};

@@ -490,7 +490,7 @@ fn end(
             reason,
             by: format!("agent/{}", observed.node_name),
             deadline: Time(finished),
-            message: Some(words.to_owned()),
+            message: Some(words),
         };
         if let Some(stop) = phase::raise_stop(next.stop.as_ref(), wanted) {
             next.stop = Some(stop);
@@ -601,16 +601,17 @@ fn followed_up(status: &JobStatus) -> bool {
 }
 
 /// The stop that this agent itself is answerable for, if one.
-fn own_stop(status: &JobStatus, ended: &Ended) -> Option<(StopReason, &'static str)> {
+fn own_stop(status: &JobStatus, ended: &Ended) -> Option<(StopReason, String)> {
     match ended.signalled {
         None | Some(SignalCause::Fence) => None,
         Some(SignalCause::Deadline) => {
-            Some((StopReason::TimedOut, "the wall-clock limit was reached"))
+            let effective = status.effective.clone().unwrap_or_default();
+            Some((StopReason::TimedOut, effective.limit_words()))
         }
         // Nobody asked by the API, so it was this node's own end that stopped the attempt.
         Some(SignalCause::Stop) => phase::current_stop(status).is_none().then_some((
             StopReason::Drained,
-            "the node's agent was ended with its jobs",
+            "the node's agent was ended with its jobs".to_owned(),
         )),
     }
 }
