@@ -98,7 +98,8 @@ impl Cluster {
                 found.push(Violation::StaleQueue(name.clone()));
             }
         }
-        if !self.fleet.is_current(self.nodes.iter()) {
+        let exits_of = |state: &_| self.exits_of(state);
+        if !self.fleet.is_current(self.nodes.iter(), exits_of) {
             found.push(Violation::StaleFleet);
         }
         if !self.pending.is_listed() {

@@ -162,6 +162,7 @@ impl Cluster {
         self.freed.remove(&state.freed_at);
         self.fleet.note(name, None);
         self.holds.room.gone(name);
+        self.holds.beside.gone(name);
         self.dirty.remove(name);
         self.version += 1;
         if state.jobs.is_empty() {
@@ -181,6 +182,9 @@ impl Cluster {
     pub fn upsert_queue(&mut self, name: &QueueName, queue: QueueState) {
         let known = self.queues.get(name).map(|entry| entry.state);
         if known != Some(queue) {
+            if known.unwrap_or_default().min_runtime != queue.min_runtime {
+                self.fleet.forget_exits();
+            }
             self.change_queue(name, |entry| entry.state = queue);
             self.queue_freed(name);
             self.reasons_stale();
@@ -353,6 +357,14 @@ impl Cluster {
             },
         );
         self.gang_changed(&job);
+    }
+
+    /// The node that a job is on.
+    pub(crate) fn node_of(&self, uid: &JobUid) -> Option<&NodeName> {
+        match self.jobs.get(uid)? {
+            Entry::Assumed { node, .. } | Entry::Bound { node } => Some(node),
+            Entry::Pending { .. } | Entry::Infeasible { .. } => None,
+        }
     }
 
     /// The class of a waiting job.

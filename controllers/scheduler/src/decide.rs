@@ -122,6 +122,8 @@ impl Cluster {
         }
         self.accrue(now);
         self.now = now;
+        self.holds.looked = 0;
+        self.holds.unfinished = false;
         let mut decisions = Vec::new();
         if self.is_anyone_newly_entitled(now) {
             // Before those that come at the same moment take what it has been waiting for.

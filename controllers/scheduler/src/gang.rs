@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Usage};
 use crate::explain::Explanation;
 use crate::fit::Score;
 use crate::input::{BoundJob, Job, JobUid, Millis, NodeName, Requirements};
+use crate::openings::Beside;
 use crate::order::Place;
 use crate::reserve::{Reservation, Slot, Views};
 use crate::timeline::Leaves;
@@ -246,15 +247,19 @@ impl Cluster {
     }
 
     /// Slots for all members of a gang that have none: those that are free the soonest, each on a node of its own.
-    pub(crate) fn find_gang_slots(&self, job: &Job, now: Millis) -> Option<Reservation> {
+    pub(crate) fn find_gang_slots(
+        &self,
+        job: &Job,
+        beside: &mut Beside,
+        now: Millis,
+    ) -> Option<Reservation> {
         let mut taken = self.nodes_of_the_gang(job);
         let mut when = Leaves::By(now);
         let mut slots: Vec<Slot> = Vec::new();
         let mut waits_for = BTreeSet::new();
         for member in self.unit(job) {
-            let candidates = self.candidates(&member.requirements);
-            let open = candidates.filter(|(name, _)| !taken.contains(*name));
-            let (slot, opening) = self.best_opening(member, open, None, now)?;
+            let open = self.openings(member, &taken, beside, now);
+            let (slot, opening) = self.best_opening(member, open, now)?;
             taken.insert(slot.node.clone());
             when = when.and(opening.when);
             waits_for.extend(opening.waits_for);

@@ -2,21 +2,20 @@
 //!
 //! **Cost.** Nothing while no class waits long. A pass looks again only at holds whose nodes changed, and for an earlier
 //! start only at nodes where something was freed. Who is next in the order is known without a look at the others. A new
-//! reservation costs one look at the fleet, and a close one at no more than [`MOST_LOOKS`] nodes.
+//! reservation costs one look at the fleet, see `openings`.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::attempt;
 use crate::cluster::{Cluster, Entry};
 use crate::decide::Decision;
 use crate::fit;
-use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, Span};
+use crate::input::{GpuUuid, Job, JobUid, Millis, NodeName, Span};
 use crate::node_state::NodeState;
+use crate::openings::Beside;
 use crate::order::Key;
 use crate::pending::{Claim, ClassId};
 use crate::reserve::{Hold, Reservation, Slot};
-use crate::timeline::{self, Leaves, Opening};
+use crate::timeline::{Leaves, Opening};
 use crate::vram::Headroom;
 
 /// How often slots are searched for on all nodes for a gang that has some.
@@ -25,8 +24,11 @@ const SEARCH_AFTER: Span = Span::seconds(60);
 /// Most times that a call goes on to later jobs because there are no slots for the earlier ones.
 const MOST_TURNS: usize = 4;
 
-/// Most nodes at which a search for slots looks closely; those that may open soonest are looked at first.
-const MOST_LOOKS: usize = 64;
+/// Nodes in the searches of one call after which no other begins. Who is left has its turn in the next.
+const MOST_SEARCHED: usize = 5000;
+
+/// How long others are let go first before those who are left have their turn.
+const PAUSE: Span = Span(10);
 
 impl Cluster {
     /// Restores a reservation that was decided before, for example by this process before it was started again. False when
@@ -37,6 +39,34 @@ impl Cluster {
         }
         self.version += 1;
         self.holds.insert(job, reservation, None);
+        true
+    }
+
+    /// Since when nodes have kept a waiting job from being placed, and all others that need the same; `None` when they do not,
+    /// or nobody has looked yet.
+    pub fn waits_since(&self, job: &JobUid) -> Option<Millis> {
+        let class = self.pending.classes.get(&self.class_of(job)?)?;
+        class.waits_since
+    }
+
+    /// Restores since when nodes have kept a job waiting, as [`Cluster::waits_since`] told it, for a cluster that starts anew:
+    /// so it is entitled to a reservation when it would have been. The earliest counts of what is said of jobs that need the
+    /// same. False when the job does not wait.
+    pub fn restore_wait(&mut self, job: &JobUid, since: Millis) -> bool {
+        let Some(id) = self.class_of(job) else {
+            return false;
+        };
+        let after = self.settings.reserve_after;
+        if self.settings.reservations > 0
+            && let Some(class) = self.pending.classes.get_mut(&id)
+            && class.waits_since.is_none_or(|known| since < known)
+        {
+            let soon = &mut self.holds.entitled.soon;
+            if let Some(known) = class.waits_since.replace(since) {
+                soon.remove(&(known.plus(after), id));
+            }
+            soon.insert((since.plus(after), id));
+        }
         true
     }
 
@@ -126,7 +156,8 @@ impl Cluster {
             .all()
             .filter_map(|(_, hold)| hold.nominated.as_ref());
         let expiry = expiry.map(|nominated| nominated.expires);
-        let again = [self.holds.entitled.again, self.holds.take_back_at];
+        let rest = self.holds.unfinished.then(|| self.now.plus(PAUSE));
+        let again = [self.holds.entitled.again, self.holds.take_back_at, rest];
         soon.into_iter()
             .chain(expiry)
             .chain(again.into_iter().flatten())
@@ -159,7 +190,7 @@ impl Cluster {
         }
         for _ in 0..MOST_TURNS {
             self.reserve_once(now, limit, decisions);
-            if decisions.len() >= limit || !self.holds.entitled.news {
+            if decisions.len() >= limit || self.holds.unfinished || !self.holds.entitled.news {
                 return;
             }
         }
@@ -184,6 +215,11 @@ impl Cluster {
             {
                 decisions.extend(self.keep_nomination(&uid, now));
             } else if held < most {
+                if self.holds.looked >= MOST_SEARCHED && self.holds.of(&uid).is_none() {
+                    self.holds.unfinished = true;
+                    self.holds.entitled.news = true;
+                    return;
+                }
                 decisions.extend(self.hold_for(&uid, &mut touched, now));
                 held += usize::from(self.holds.of(&uid).is_some());
                 let later = self.take_back(&uid, now, decisions);
@@ -300,6 +336,39 @@ impl Cluster {
         found.into_iter().map(|key| key.place.uid).collect()
     }
 
+    /// Has nothing happened that concerns a hold since it was looked at?
+    fn is_as_looked_at(&self, uid: &JobUid, touched: &BTreeSet<NodeName>) -> bool {
+        self.holds.of(uid).is_some_and(|hold| {
+            let moved = hold.nodes().iter().any(|node| touched.contains(*node));
+            let same = hold.checked == Some(self.stamp_of(hold));
+            same && !moved && self.holds.other_ends.is_empty()
+        })
+    }
+
+    /// The slots that a job is to have: others than before only if it can start earlier, or cannot have those any more. None
+    /// when it has some and keeps them, or has none and finds none.
+    fn next_slots(
+        &self,
+        job: &Job,
+        touched: &BTreeSet<NodeName>,
+        beside: &mut Beside,
+        now: Millis,
+    ) -> Option<Reservation> {
+        let Some(hold) = self.holds.of(&job.uid) else {
+            return self.find_slots(job, beside, now);
+        };
+        let (changes, _) = self.stamp_of(hold);
+        let moved = hold.nodes().iter().any(|node| touched.contains(*node));
+        let same_nodes = hold.checked.map(|(changes, _)| changes) == Some(changes);
+        if (same_nodes && !moved) || self.still_holds(job, hold, now) {
+            let fresh = self.find_better(job, hold, !same_nodes, beside, now);
+            fresh.filter(|fresh| is_earlier(fresh, &hold.reservation))
+        } else {
+            let found = self.find_slots(job, beside, now);
+            found.or(Some(Reservation::default()))
+        }
+    }
+
     /// Keeps, moves or finds slots for a job.
     fn hold_for(
         &mut self,
@@ -308,25 +377,16 @@ impl Cluster {
         now: Millis,
     ) -> Option<Decision> {
         let job = self.waiting_job(uid)?.clone();
-        let known = self.holds.of(uid);
-        let next = match known {
-            None => self.find_slots(&job, now),
-            Some(hold) => {
-                let state = self.stamp_of(hold);
-                let moved = hold.nodes().iter().any(|node| touched.contains(*node));
-                let same_nodes = hold.checked.map(|(changes, _)| changes) == Some(state.0);
-                if !moved && hold.checked == Some(state) && self.holds.other_ends.is_empty() {
-                    return None;
-                }
-                if (same_nodes && !moved) || self.still_holds(&job, hold, now) {
-                    let fresh = self.find_better(&job, hold, !same_nodes, now);
-                    fresh.filter(|fresh| is_earlier(fresh, &hold.reservation))
-                } else {
-                    self.find_slots(&job, now).or(Some(Reservation::default()))
-                }
-            }
-        };
-        let had = known.is_some();
+        let had = self.holds.of(uid).is_some();
+        if self.is_as_looked_at(uid, touched) {
+            return None;
+        }
+        let mut beside = std::mem::take(&mut self.holds.beside);
+        let next = self.next_slots(&job, touched, &mut beside, now);
+        self.holds.beside = beside;
+        if !had {
+            self.holds.looked += self.fleet.len();
+        }
         match next {
             None if had => {
                 self.note_checked(uid);
@@ -380,10 +440,11 @@ impl Cluster {
     /// Gives a nomination up whose slots the job could not have even if the victims were gone.
     fn keep_nomination(&mut self, uid: &JobUid, now: Millis) -> Option<Decision> {
         let hold = self.holds.of(uid)?;
-        if hold.checked == Some(self.stamp_of(hold)) {
+        let known = hold.checked == Some(self.stamp_of(hold));
+        if known {
             return None;
         }
-        if self.still_holds(self.waiting_job(uid)?, hold, now) {
+        if self.is_left_alone(hold) || self.still_holds(self.waiting_job(uid)?, hold, now) {
             self.note_checked(uid);
             return None;
         }
@@ -392,6 +453,18 @@ impl Cluster {
             job: uid.clone(),
             nomination: None,
         })
+    }
+
+    /// Did all that happened since a nomination was looked at happen elsewhere? What time alone does is good for it: more of
+    /// those who stop have left by when its own victims have. Where others hold slots as well, the order counts, and of a gang
+    /// the members that are left.
+    fn is_left_alone(&self, hold: &Hold) -> bool {
+        let (changes, _) = self.stamp_of(hold);
+        let [slot] = hold.reservation.slots.as_slice() else {
+            return false;
+        };
+        let same = |(then, event)| then == changes && self.reasons_at <= event;
+        hold.checked.is_some_and(same) && self.holds.on(&slot.node).count() == 1
     }
 
     /// A hold was looked at, as things are now.
@@ -436,12 +509,12 @@ impl Cluster {
     }
 
     /// The best slots for a job that has none.
-    fn find_slots(&self, job: &Job, now: Millis) -> Option<Reservation> {
+    fn find_slots(&self, job: &Job, beside: &mut Beside, now: Millis) -> Option<Reservation> {
         let found = if job.gang.is_some() {
-            self.find_gang_slots(job, now)
+            self.find_gang_slots(job, beside, now)
         } else {
-            let nodes = self.candidates(&job.requirements);
-            self.best_opening(job, nodes, None, now).map(reservation)
+            let open = self.openings(job, &BTreeSet::new(), beside, now);
+            self.best_opening(job, open, now).map(reservation)
         };
         // Without anybody in its way it fits and is about to be placed.
         found.filter(|found| !found.waits_for.is_empty())
@@ -449,94 +522,27 @@ impl Cluster {
 
     /// Slots that promise a job an earlier start than those that it has: on nodes where something was freed or is to end at
     /// another time since these were looked at, and on its own, if something happened there.
-    fn find_better(&self, job: &Job, hold: &Hold, own: bool, now: Millis) -> Option<Reservation> {
+    fn find_better(
+        &self,
+        job: &Job,
+        hold: &Hold,
+        own: bool,
+        beside: &mut Beside,
+        now: Millis,
+    ) -> Option<Reservation> {
         if job.gang.is_some() {
             let rested = now >= hold.searched.plus(SEARCH_AFTER);
-            return rested.then(|| self.find_slots(job, now)).flatten();
+            return rested.then(|| self.find_slots(job, beside, now)).flatten();
         }
         let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);
         let mut names: BTreeSet<&NodeName> = if own { hold.nodes() } else { BTreeSet::new() };
         names.extend(self.freed.range(since..).map(|(_, name)| name));
         names.extend(&self.holds.other_ends);
-        let states = names
-            .into_iter()
-            .filter_map(|name| self.nodes.get_key_value(name));
         let than = hold.reservation.not_later_than;
-        let found = self.best_opening(job, states, than, now).map(reservation);
+        let mut open = self.openings_on(job, &names, beside, now);
+        open.retain(|one| than.is_none_or(|than| one.from < Leaves::By(than)));
+        let found = self.best_opening(job, open, now).map(reservation);
         found.filter(|found| !found.waits_for.is_empty())
-    }
-
-    /// The slot that is free the soonest, by promises, else by what was learned, else the one that the fewest must leave.
-    pub(crate) fn best_opening<'a>(
-        &'a self,
-        job: &Job,
-        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
-        sooner_than: Option<Millis>,
-        now: Millis,
-    ) -> Option<(Slot, Opening)> {
-        let needs = &job.requirements;
-        let displaces = |bound: &BoundJob| self.may_take_back(job, bound);
-        let outlook = self.outlook(&displaces, now);
-        let mut open: Vec<(Leaves, usize, &NodeName, Cow<'_, NodeState>)> = Vec::new();
-        for (name, state) in nodes {
-            let state = self.with_those_before(job, name, state, now);
-            if let Some(from) = timeline::not_before(needs, name, &state, &outlook)
-                && sooner_than.is_none_or(|than| from < Leaves::By(than))
-            {
-                open.push((from, state.jobs.len(), name, state));
-            }
-        }
-        open.sort_by(|one, other| (one.0, one.1, one.2).cmp(&(other.0, other.1, other.2)));
-        let mut best: Option<(Opening, &NodeName, &NodeState)> = None;
-        for (from, _, name, state) in open.iter().take(MOST_LOOKS) {
-            if best.as_ref().is_some_and(|(best, _, _)| best.when < *from) {
-                break;
-            }
-            if let Some(opening) = timeline::opening(needs, name, state, &outlook) {
-                let rank = |opening: &Opening| (opening.when, opening.waits_for.len());
-                if best
-                    .as_ref()
-                    .is_none_or(|(best, _, _)| rank(&opening) < rank(best))
-                {
-                    best = Some((opening, name, state));
-                }
-            }
-        }
-        let (opening, name, state) = best?;
-        let then = timeline::without(state, |bound| opening.waits_for.contains(&bound.uid));
-        let placement = attempt::placement_on(job, name, &then)?;
-        let slot = Slot {
-            job: job.uid.clone(),
-            node: name.clone(),
-            gpus: placement.gpus,
-        };
-        Some((slot, opening))
-    }
-
-    /// A node with what is kept there for those before a job, as if they were there already and their victims were not.
-    pub(crate) fn with_those_before<'a>(
-        &self,
-        job: &Job,
-        name: &NodeName,
-        state: &'a NodeState,
-        now: Millis,
-    ) -> Cow<'a, NodeState> {
-        let mut state = Cow::Borrowed(state);
-        let lead = self.lead_of(job);
-        for (uid, hold) in self.holds.on(name) {
-            let before = self.waiting_job(uid);
-            if *uid != lead.uid && before.is_some_and(|other| self.precedes(other, lead, now)) {
-                if hold.nominated.is_some() {
-                    for victim in &hold.reservation.waits_for {
-                        state.to_mut().vacate(victim);
-                    }
-                }
-                for phantom in self.phantoms(hold, name) {
-                    state.to_mut().add(phantom);
-                }
-            }
-        }
-        state
     }
 }
 

@@ -33,7 +33,8 @@
 //! - [`preempt`]: whom to displace for a job that cannot be placed.
 //! - [`reserve`]: slots that are kept for jobs which have waited long, and what others may still do with them.
 //! - `overtake`: who has come before a holder in the order since.
-//! - `keep`: who gets them; `nominate`: who has to leave for whom; `timeline`: what a node will be like later.
+//! - `keep`: who gets them, and `openings` where; `nominate`: who has to leave for whom.
+//! - `timeline`: what a node will be like later; `exits`: when the first of its jobs leaves, in a few numbers.
 //! - `gang`: jobs that start together or not at all.
 //! - [`check`]: invariants of the state, for tests and debug builds.
 
@@ -41,6 +42,7 @@ mod attempt;
 pub mod check;
 pub mod cluster;
 pub mod decide;
+mod exits;
 pub mod explain;
 pub mod fairshare;
 pub mod fit;
@@ -53,6 +55,7 @@ mod keep;
 mod line;
 mod node_state;
 mod nominate;
+mod openings;
 mod order;
 mod overtake;
 mod pending;

@@ -27,6 +27,7 @@ use crate::fit::{self, Score};
 use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, QueueName, Span};
 use crate::node_state::NodeState;
 use crate::nominate::Room;
+use crate::openings::Beside;
 use crate::overtake::Fronts;
 use crate::pending::ClassId;
 use crate::reason::Misfit;
@@ -78,7 +79,7 @@ pub(crate) struct Hold {
     /// Up to where the jobs of each lane came before the holder when those that it keeps out were tried last.
     pub(crate) fronts: Fronts,
     /// Told apart from an earlier one of the same job.
-    stamp: u64,
+    pub(crate) stamp: u64,
 }
 
 /// What a nomination knows beyond its slots.
@@ -103,6 +104,12 @@ pub(crate) struct Holds {
     pub(crate) take_back_at: Option<Millis>,
     /// What was done to make room.
     pub(crate) room: Room,
+    /// Nodes on which anything is kept as those see them who look for slots.
+    pub(crate) beside: Beside,
+    /// How many nodes were searched for slots in this call.
+    pub(crate) looked: usize,
+    /// True when that was so many that some have not had their turn.
+    pub(crate) unfinished: bool,
 }
 
 /// Classes by how long they have been waiting for nodes.
@@ -204,6 +211,7 @@ impl Holds {
                 here.remove(uid);
                 if here.is_empty() {
                     self.by_node.remove(&slot.node);
+                    self.beside.gone(&slot.node);
                 }
             }
         }
@@ -411,7 +419,7 @@ impl Cluster {
         may.then(|| start.plus(self.min_runtime(&bound.queue)))
     }
 
-    fn min_runtime(&self, queue: &QueueName) -> Span {
+    pub(crate) fn min_runtime(&self, queue: &QueueName) -> Span {
         let queue = self.queues.get(queue);
         queue.map_or(Span(0), |queue| queue.state.min_runtime)
     }

@@ -11,9 +11,12 @@
 mod alike;
 mod survey;
 
+pub(crate) use survey::Opens;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
+use crate::exits::Exits;
 use crate::fit;
 use crate::input::{Exclusive, GpuRequest, NodeName, Requirements};
 use crate::node_state::NodeState;
@@ -54,6 +57,8 @@ pub(crate) struct Fleet {
     rows: Vec<Row>,
     /// What displacing jobs costs on the same nodes, once that was asked after the last change there.
     glances: Vec<OnceLock<Glance>>,
+    /// When the first of the jobs there leaves, in the same way.
+    exits: Vec<OnceLock<Exits>>,
     groups: Interner<GroupKey>,
     twins: Interner<TwinKey>,
     waters: Interner<WaterKey>,
@@ -76,6 +81,7 @@ impl Fleet {
             if let Ok(at) = place {
                 self.rows.remove(at);
                 self.glances.remove(at);
+                self.exits.remove(at);
             }
             return false;
         };
@@ -83,12 +89,13 @@ impl Fleet {
             Ok(at) => {
                 let more = row.offers_more_than(&self.rows[at]);
                 self.rows[at] = row;
-                self.glances[at] = OnceLock::new();
+                self.forget(at);
                 more
             }
             Err(at) => {
                 self.rows.insert(at, row);
                 self.glances.insert(at, OnceLock::new());
+                self.exits.insert(at, OnceLock::new());
                 true
             }
         }
@@ -105,14 +112,37 @@ impl Fleet {
         let twin = self.twins.take(TwinKey::of(row.group, state));
         self.twins.give(row.twin);
         row.twin = twin;
-        self.glances[at] = OnceLock::new();
+        self.forget(at);
     }
 
-    /// Something else is known of a job on a node, which may change what displacing it costs.
+    /// Something else is known of a job on a node, which may change what displacing it costs and when it leaves.
     pub(crate) fn note_stakes(&mut self, name: &NodeName) {
         if let Ok(at) = self.rows.binary_search_by(|row| row.name.cmp(name)) {
-            self.glances[at] = OnceLock::new();
+            self.forget(at);
         }
+    }
+
+    /// What is remembered of the jobs on a node may be another by now.
+    fn forget(&mut self, at: usize) {
+        self.glances[at] = OnceLock::new();
+        self.exits[at] = OnceLock::new();
+    }
+
+    /// A queue promises its jobs another time before they may be displaced.
+    pub(crate) fn forget_exits(&mut self) {
+        for exits in &mut self.exits {
+            *exits = OnceLock::new();
+        }
+    }
+
+    /// The place of a node among all that are known, by name.
+    pub(crate) fn place(&self, name: &NodeName) -> Option<usize> {
+        self.rows.binary_search_by(|row| row.name.cmp(name)).ok()
+    }
+
+    /// Number of known nodes.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
     }
 
     fn row(&mut self, name: &NodeName, state: &NodeState) -> Option<Row> {
@@ -149,13 +179,18 @@ impl Fleet {
     pub(crate) fn is_current<'a>(
         &self,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeState)>,
+        exits_of: impl Fn(&NodeState) -> Exits,
     ) -> bool {
-        let mut rows = self.rows.iter().zip(&self.glances);
+        let mut rows = self.rows.iter().zip(&self.glances).zip(&self.exits);
         let known = nodes.filter(|(_, state)| state.facts.is_some());
         for (name, state) in known {
-            let Some((row, glance)) = rows.next().filter(|(row, _)| row.name == *name) else {
+            let next = rows.next().filter(|((row, _), _)| row.name == *name);
+            let Some(((row, glance), exits)) = next else {
                 return false;
             };
+            if exits.get().is_some_and(|seen| *seen != exits_of(state)) {
+                return false;
+            }
             if glance.get().is_some_and(|seen| *seen != Glance::of(state)) {
                 return false;
             }

@@ -1,7 +1,10 @@
-//! One look at the whole fleet: where a job fits, or why it does not.
+//! One look at the whole fleet: where a job fits, or why it does not, and where it could start the soonest.
+
+use std::collections::BTreeSet;
 
 use super::{Fleet, Row};
 use crate::cluster::Cluster;
+use crate::exits::Exits;
 use crate::explain::{Item, NodeReasons};
 use crate::fit::{self, Occupancy, Score};
 use crate::input::{
@@ -12,6 +15,7 @@ use crate::node_state::NodeState;
 use crate::preempt::{Cost, DEVICES, Glance, Seen};
 use crate::reason::{Misfit, ReasonClass};
 use crate::shelf::Amounts;
+use crate::timeline::{self, Leaves, Outlook};
 
 /// What the numbers of a node say about a job.
 enum Verdict<'a> {
@@ -178,6 +182,17 @@ impl Row {
         u64::try_from(sum / count as u128).unwrap_or(u64::MAX)
     }
 
+    /// A job that does not fit here does not before at least so many have left who hold at most `widest` devices each.
+    fn least_leaving(&self, needs: &Requirements, widest: u8) -> u32 {
+        match needs.gpus {
+            GpuRequest::Whole(count) => {
+                let missing = count.saturating_sub(u32::from(self.idle));
+                missing.div_ceil(u32::from(widest).max(1)).max(1)
+            }
+            GpuRequest::None | GpuRequest::Vram { .. } => 1,
+        }
+    }
+
     fn vram_misfit(&self, needs: &Requirements, count: u32, wanted: Bytes) -> Option<Misfit> {
         let least = wanted.0.max(1);
         let devices = usize::from(self.devices).min(DEVICES);
@@ -219,6 +234,19 @@ impl Fleet {
             || needs.node_selector.keys().any(named)
             || wished.any(named)
     }
+}
+
+/// A node where a job may start some time.
+pub(crate) struct Opens<'a> {
+    /// Not before that, and then only if those who leave by then are enough.
+    pub(crate) from: Leaves,
+    /// Jobs there.
+    pub(crate) jobs: u32,
+    /// Its place among all nodes by name.
+    pub(crate) at: usize,
+    /// How many of the jobs must leave at least.
+    pub(crate) least: u32,
+    pub(crate) name: &'a NodeName,
 }
 
 /// Nodes that fail for one class of reasons.
@@ -307,6 +335,81 @@ impl Cluster {
             }
         }
         fits
+    }
+
+    /// The nodes where a job fits or could be waited for, as a look at every one finds them, leaving out some places.
+    pub(crate) fn openings_but<'a>(
+        &'a self,
+        job: &Job,
+        but: &BTreeSet<usize>,
+        outlook: &Outlook<'_>,
+    ) -> Vec<Opens<'a>> {
+        let needs = &job.requirements;
+        let mut but = but.iter().peekable();
+        // What it depends on does not leave for it.
+        let ancestors = job.ancestors.iter().filter_map(|uid| self.node_of(uid));
+        let ancestors: BTreeSet<&NodeName> = ancestors.collect();
+        let mut judge = Judge::new(self, needs);
+        let mut open = Vec::new();
+        let rows = self.fleet.rows.iter().zip(&self.fleet.exits);
+        for (at, (row, exits)) in rows.enumerate() {
+            if but.next_if_eq(&&at).is_some() {
+                continue;
+            }
+            let ask = match judge.verdict(row) {
+                Verdict::Never(misfit) if timeline::passes(misfit) => false,
+                Verdict::Never(_) => continue,
+                Verdict::NotNow(_) => false,
+                Verdict::Ask => true,
+            };
+            let fits = match ask.then(|| judge.ask(row)).flatten() {
+                Some(Ok(_)) => true,
+                Some(Err(misfit)) if !timeline::passes(misfit) => continue,
+                Some(Err(_)) | None => false,
+            };
+            let exits = exits.get_or_init(|| {
+                let state = self.nodes.get(&row.name);
+                state.map(|state| self.exits_of(state)).unwrap_or_default()
+            });
+            let from = if fits {
+                Some(Leaves::By(outlook.now))
+            } else if row.jobs == 0 {
+                None
+            } else if ancestors.contains(&row.name) {
+                self.first_exit(&row.name, outlook)
+            } else {
+                let first = exits.first(job.priority, outlook.now);
+                first.or_else(|| self.first_exit(&row.name, outlook))
+            };
+            let Some(from) = from else {
+                continue;
+            };
+            let name = &row.name;
+            let least = if fits {
+                0
+            } else {
+                row.least_leaving(needs, exits.widest)
+            };
+            open.push(Opens {
+                from,
+                jobs: row.jobs,
+                at,
+                least,
+                name,
+            });
+        }
+        open
+    }
+
+    /// When the first job leaves a node, by a look at every one.
+    fn first_exit(&self, name: &NodeName, outlook: &Outlook<'_>) -> Option<Leaves> {
+        let jobs = self.nodes.get(name)?.jobs.values();
+        jobs.map(|job| outlook.leaves(job)).min()
+    }
+
+    /// When the jobs on a node leave, in a few numbers.
+    pub(crate) fn exits_of(&self, state: &NodeState) -> Exits {
+        Exits::of(state, &self.settings, |queue| self.min_runtime(queue))
     }
 
     /// The nodes that a job is not kept from for good, with what a plan to displace others there costs at least, by a glance at
