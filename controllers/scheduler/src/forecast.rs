@@ -2,7 +2,8 @@
 //!
 //! Ends come from hard limits and stops, else from learned run times. Two courses are played through: one in which jobs run
 //! as long as is likely, and one in which they run as long as they may. In both, the jobs ahead take what gets free in
-//! order, each where it gets free; this job starts when it fits and nothing is kept from it there. The two starts are the band.
+//! order, each where it gets free; this job starts when it fits and nothing is kept from it there. In the second, slots are
+//! kept for the first of those ahead from when they will have waited long enough for that. The two starts are the band.
 //!
 //! **What it is not.** A promise: jobs that come later and go first, nodes that fail and people who change their minds are
 //! not foreseen, and neither are quotas. Where nothing that runs has a known end, or the look is cut off, the answer is
@@ -22,6 +23,8 @@ use crate::node_state::{NodeState, Vacated};
 
 /// Most ends that are looked at in one course.
 const MOST_EVENTS: usize = 1000;
+/// Most nodes on which it is looked for those who must leave, whenever that may be.
+const MOST_NODES: usize = 200;
 /// Most tries to fit a job in one course.
 const MOST_TRIES: usize = 20_000;
 
@@ -46,6 +49,15 @@ pub struct Until {
     /// True when that rests on hard limits alone.
     pub firm: bool,
     /// The jobs that must end for it, by uid; none in vain.
+    pub jobs: Vec<JobUid>,
+}
+
+/// Jobs that must end on a node so that there is room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leavers {
+    /// The node.
+    pub node: NodeName,
+    /// The jobs, by uid; none in vain.
     pub jobs: Vec<JobUid>,
 }
 
@@ -159,6 +171,17 @@ impl<'a> Play<'a> {
         state.add(bound);
     }
 
+    /// May slots of the node be kept for a job that waits for them, at that time?
+    fn will_keep(&mut self, cluster: &Cluster, job: &Job, name: &NodeName, at: Millis) -> bool {
+        self.tries += 1;
+        let queued = Millis(job.enqueued_micros / 1000);
+        queued.plus(cluster.settings.reserve_after) <= at
+            && cluster
+                .nodes
+                .get(name)
+                .is_some_and(|state| fit::may_fit(&job.requirements, name, state))
+    }
+
     fn run(
         &mut self,
         cluster: &'a Cluster,
@@ -168,6 +191,10 @@ impl<'a> Play<'a> {
     ) -> Outcome {
         let mut waiting: Vec<Ahead<'a>> = ahead.to_vec();
         let kept = kept_from(cluster, job, now);
+        let reserves = match self.course {
+            Course::Likely => 0,
+            Course::Slow => cluster.settings.reservations as usize,
+        };
         let mut all_firm = true;
         while let Some((at, name, _, firm)) = self.next(cluster) {
             all_firm &= firm;
@@ -188,6 +215,11 @@ impl<'a> Play<'a> {
                 let mut still = waiting.iter();
                 still.any(|one| holders.contains(&one.job.uid))
             });
+            let kept = kept || {
+                // They are the first to whom slots are promised, if they are not placed before.
+                let mut first = waiting.iter().take(reserves);
+                first.any(|one| self.will_keep(cluster, one.job, name, at))
+            };
             if !kept && self.fits(job, name) {
                 return Outcome::Starts { at, firm: all_firm };
             }
@@ -256,6 +288,40 @@ pub(crate) fn room_on(cluster: &Cluster, job: &Job, name: &NodeName, now: Millis
         }
     }
     None
+}
+
+/// Who must leave one node so that a job would have room there, were it the next; nobody in vain, and the node where these
+/// are the fewest. For when nobody knows when that will be.
+pub(crate) fn fewest_to_leave(cluster: &Cluster, job: &Job, now: Millis) -> Option<Leavers> {
+    let kept = kept_from(cluster, job, now);
+    let may = cluster
+        .candidates(&job.requirements)
+        .filter(|(name, state)| {
+            !kept.contains_key(*name) && fit::may_fit(&job.requirements, name, state)
+        });
+    let sets = may.take(MOST_NODES).filter_map(|(name, state)| {
+        let mut alone = state.working_copy();
+        let mut runs: Vec<&BoundJob> = state.jobs.values().collect();
+        // Those that end first, or have run longest, are the ones to wait for.
+        runs.sort_unstable_by_key(|run| {
+            let end = end(run, now, Course::Likely).map_or(Millis(i64::MAX), |(at, _)| at);
+            (end, run.started.unwrap_or(now), &run.uid)
+        });
+        let gone = runs
+            .into_iter()
+            .map(|run| Some((&run.uid, false, alone.vacate(&run.uid)?)));
+        let gone: Vec<_> = gone.collect::<Option<_>>()?;
+        if gone.is_empty() || fit::fit(&job.requirements, name, &alone).is_err() {
+            return None;
+        }
+        // Put back in this order, what is left is whom it takes at the least.
+        let gone = gone.into_iter().rev().collect();
+        Some(Leavers {
+            node: name.clone(),
+            jobs: needed(job, name, alone, gone, now).jobs,
+        })
+    });
+    sets.min_by_key(|leavers| leavers.jobs.len())
 }
 
 /// Where there will be room for a job first, were it the next wherever nothing is kept from it; `None` when that is not

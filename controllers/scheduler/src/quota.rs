@@ -58,30 +58,40 @@ impl fmt::Display for QuotaLimit {
             owned,
             borrowable,
         } = *self;
-        match resource {
-            Resource::Jobs => write!(f, "it runs {held} of {owned} jobs"),
-            Resource::Gpus => write!(f, "it holds {held} of {owned} GPUs"),
-            Resource::Vram => write!(f, "it holds {} of {} VRAM", Bytes(held), Bytes(owned)),
-            Resource::Cpu => {
-                write!(
-                    f,
-                    "it holds {} of {} cores",
-                    MilliCpu(held),
-                    MilliCpu(owned)
-                )
+        let verb = match resource {
+            Resource::Jobs => "runs",
+            Resource::Gpus | Resource::Vram | Resource::Cpu => "holds",
+        };
+        write!(f, "it {verb} ")?;
+        let noun = match resource {
+            Resource::Jobs => "jobs",
+            Resource::Gpus => "GPUs",
+            Resource::Vram => "VRAM",
+            Resource::Cpu => "cores",
+        };
+        amount(resource, held, f)?;
+        match borrowable {
+            None => {
+                f.write_str(" of ")?;
+                amount(resource, owned, f)?;
+                write!(f, " {noun}")?;
             }
-        }?;
-        if let Some(more) = borrowable {
-            f.write_str(", may borrow ")?;
-            amount(resource, more, f)?;
-        }
-        match resource {
-            Resource::Jobs => Ok(()),
-            Resource::Gpus | Resource::Vram | Resource::Cpu => {
-                f.write_str(" and this job asks for ")?;
-                amount(resource, asked, f)
+            Some(more) => {
+                write!(f, " {noun}, owns ")?;
+                amount(resource, owned, f)?;
+                f.write_str(", may borrow ")?;
+                amount(resource, more, f)?;
             }
         }
+        if resource == Resource::Jobs {
+            return Ok(());
+        }
+        f.write_str(if borrowable.is_some() {
+            ", and this job asks for "
+        } else {
+            " and this job asks for "
+        })?;
+        amount(resource, asked, f)
     }
 }
 

@@ -28,6 +28,8 @@ pub enum ReasonClass {
     NodeNotReady,
     /// The node takes no new jobs.
     NodeUnschedulable,
+    /// The node has no GPUs.
+    NoGpus,
     /// There is no such MIG slice, or the GPUs are divided into slices.
     GpuSliceMismatch,
     /// The GPUs are of another model.
@@ -79,6 +81,7 @@ impl ReasonClass {
             ReasonClass::NodeAvoided => "NodeAvoided",
             ReasonClass::NodeNotReady => "NodeNotReady",
             ReasonClass::NodeUnschedulable => "NodeUnschedulable",
+            ReasonClass::NoGpus => "NoGpus",
             ReasonClass::GpuSliceMismatch => "GpuSliceMismatch",
             ReasonClass::GpuModelMismatch => "GpuModelMismatch",
             ReasonClass::GpuMemoryMismatch => "GpuMemoryMismatch",
@@ -117,11 +120,15 @@ pub enum Misfit {
         key: Arc<str>,
         /// The value that the job asks for.
         wanted: Arc<str>,
+        /// How many are missing or different in all.
+        count: u32,
     },
     /// A capability tag is missing.
     Needs {
         /// The tag.
         tag: Arc<str>,
+        /// How many are missing in all.
+        count: u32,
     },
     /// A directory cannot be reached.
     Directory {
@@ -300,6 +307,7 @@ impl Misfit {
             Misfit::Full { .. } => ReasonClass::NodeFull,
             Misfit::Cpu { .. } => ReasonClass::InsufficientCpu,
             Misfit::Memory { .. } => ReasonClass::InsufficientMemory,
+            Misfit::GpuCount { total: 0, .. } => ReasonClass::NoGpus,
             Misfit::GpuCount { .. } | Misfit::GpusBusy { .. } | Misfit::Apart { .. } => {
                 ReasonClass::InsufficientGpus
             }
@@ -311,9 +319,8 @@ impl Misfit {
     /// How near a node is to a fit among nodes with the same reason; larger is nearer.
     pub(crate) fn nearness(&self) -> (u32, u64) {
         match self {
+            Misfit::Selector { count, .. } | Misfit::Needs { count, .. } => (u32::MAX - count, 0),
             Misfit::NotPinned
-            | Misfit::Selector { .. }
-            | Misfit::Needs { .. }
             | Misfit::Directory { .. }
             | Misfit::Slice { .. }
             | Misfit::ManySlices { .. }
@@ -354,49 +361,54 @@ impl Misfit {
             lack,
             are,
             free,
+            eg,
             best,
+            ..
         } = words;
         match self {
             Misfit::NotPinned => write!(f, "{are} not the node it is pinned to"),
-            Misfit::Selector { key, wanted } => {
-                write!(f, "{lack} a label, such as {key}={wanted} on {best}")
+            Misfit::Selector { key, wanted, .. } => {
+                write!(f, "{lack} a label{eg}{key}={wanted} on {best}")
             }
-            Misfit::Needs { tag } => write!(f, "{lack} what it needs, such as `{tag}` on {best}"),
-            Misfit::Directory { path } => write!(f, "{lack} a directory, such as {path} on {best}"),
+            Misfit::Needs { tag, .. } => write!(f, "{lack} what it needs{eg}`{tag}` on {best}"),
+            Misfit::Directory { path } => write!(f, "{lack} a directory{eg}{path} on {best}"),
             Misfit::Taint { key, value } if value.is_empty() => {
-                write!(f, "{are} tainted, such as {best} with {key}")
+                write!(f, "{are} tainted{eg}{best} with {key}")
             }
             Misfit::Taint { key, value } => {
-                write!(f, "{are} tainted, such as {best} with {key}={value}")
+                write!(f, "{are} tainted{eg}{best} with {key}={value}")
             }
-            Misfit::Avoided => write!(f, "{are} not offered to it for now: {best} handed it back"),
-            Misfit::NotReady => write!(f, "{are} not ready, such as {best}"),
-            Misfit::Cordoned => write!(f, "{are} unschedulable: {best} is cordoned"),
+            Misfit::Avoided => {
+                write!(f, "{are} not offered to it for now")?;
+                words.example("handed it back", f)
+            }
+            Misfit::NotReady => write!(f, "{are} not ready{eg}{best}"),
+            Misfit::Cordoned => {
+                write!(f, "{are} unschedulable")?;
+                words.example("is cordoned", f)
+            }
             Misfit::Desired(state) => {
-                let word = match state {
-                    DesiredState::Run => "run",
-                    DesiredState::Pause => "pause",
-                    DesiredState::Drain => "drain",
-                    DesiredState::Stop => "stop",
-                };
-                write!(f, "{are} unschedulable: {best} was told to {word}")
-            }
-            Misfit::HeldWhole => write!(f, "{are} held whole by another job, such as {best}"),
-            Misfit::Reserved { holder, .. } => {
-                write!(
+                write!(f, "{are} unschedulable")?;
+                words.example(
+                    match state {
+                        DesiredState::Run => "was told to run",
+                        DesiredState::Pause => "was told to pause",
+                        DesiredState::Drain => "was told to drain",
+                        DesiredState::Stop => "was told to stop",
+                    },
                     f,
-                    "{are} kept for jobs before it, such as {best} for {holder}"
                 )
+            }
+            Misfit::HeldWhole => write!(f, "{are} held whole by another job{eg}{best}"),
+            Misfit::Reserved { holder, .. } => {
+                write!(f, "{are} kept for jobs before it{eg}{best} for {holder}")
             }
             Misfit::NotEmpty { jobs } => {
                 let noun = if *jobs == 1 { "job" } else { "jobs" };
-                write!(f, "{are} not empty: best has {jobs} {noun}, {best}")
+                write!(f, "{are} not empty: best has {jobs} {noun} on {best}")
             }
             Misfit::Full { max_jobs } => {
-                write!(
-                    f,
-                    "{are} full: best has {max_jobs} of {max_jobs} jobs, {best}"
-                )
+                write!(f, "{are} full{eg}{best} with {max_jobs} of {max_jobs} jobs")
             }
             Misfit::Cpu { wanted, free: has } => {
                 write!(
@@ -430,12 +442,10 @@ impl Misfit {
     fn describe_devices(&self, words: &Words<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Words { lack, best, .. } = words;
         match self {
-            Misfit::Slice { profile } => {
-                write!(f, "{lack} the MIG slice {profile}, such as {best}")
-            }
+            Misfit::Slice { profile } => write!(f, "{lack} the MIG slice {profile}"),
             Misfit::ManySlices { wanted } => write!(
                 f,
-                "cannot give it {wanted} MIG slices, because a process uses one, such as {best}"
+                "cannot give it {wanted} MIG slices: a process can use only one"
             ),
             Misfit::Divided { wanted, whole } => write!(
                 f,
@@ -463,9 +473,15 @@ impl Misfit {
 
     fn describe_gpus(&self, words: &Words<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Words {
-            lack, free, best, ..
+            lack,
+            has,
+            free,
+            eg,
+            best,
+            ..
         } = words;
         match self {
+            Misfit::GpuCount { total: 0, .. } => write!(f, "{has} no such GPUs{eg}{best}"),
             Misfit::GpuCount { wanted, total } => {
                 write!(
                     f,
@@ -489,8 +505,8 @@ impl Misfit {
                 best: largest,
             } => write!(
                 f,
-                "{lack} large enough GPUs: best has {matching} of {wanted} with {memory} in all and then one with \
-                 {largest} on {best}"
+                "{lack} large enough GPUs: best has {matching} of {wanted} with {memory} in all, the next with {largest}, \
+                 on {best}"
             ),
             Misfit::GpuCapability {
                 capability,
@@ -518,7 +534,10 @@ impl Misfit {
             } => {
                 write!(f, "{lack} VRAM: best has ")?;
                 if *count > 1 {
-                    write!(f, "{fitting} of {count} GPUs and then ")?;
+                    return write!(
+                        f,
+                        "{fitting} of {count} GPUs with {wanted} {free}, the next with {best_free}, gpu {best_gpu} of {best}"
+                    );
                 }
                 write!(
                     f,
@@ -554,7 +573,11 @@ impl Misfit {
 pub(crate) struct Words<'a> {
     lack: &'static str,
     are: &'static str,
+    has: &'static str,
     free: &'static str,
+    /// What leads to one of several nodes, or to the only one.
+    eg: &'static str,
+    one: bool,
     best: &'a NodeName,
 }
 
@@ -564,9 +587,18 @@ impl<'a> Words<'a> {
         Self {
             lack: if one { "lacks" } else { "lack" },
             are: if one { "is" } else { "are" },
+            has: if one { "has" } else { "have" },
             free: if ever { "in all" } else { "free" },
+            eg: if one { ": " } else { ", such as " },
+            one,
             best,
         }
+    }
+
+    /// What is true of one of several nodes, or of the only one.
+    fn example(&self, what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let which = if self.one { "" } else { ", which" };
+        write!(f, "{}{}{which} {what}", self.eg, self.best)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cluster::{Cluster, Entry};
 use crate::explain::{Explanation, Standing};
 use crate::forecast::{self, Band, Until};
 use crate::input::{JobUid, Millis, QueueName};
+use crate::reason::Misfit;
 use crate::reserve::Reservation;
 use crate::timeline;
 
@@ -95,9 +96,28 @@ impl Why {
 
     fn start(&self, time: &dyn Fn(Millis) -> String) -> String {
         let Some(band) = self.forecast else {
-            let why = match self.standing {
-                Standing::Waits(Explanation::Nodes(_)) => {
-                    ": too little of what runs has a limit or a known run time"
+            let why = match &self.standing {
+                Standing::Waits(Explanation::Nodes(reasons)) => {
+                    let mut items = reasons.items.iter();
+                    match items.next().map(|item| &item.misfit) {
+                        Some(Misfit::Reserved { until: None, .. }) => {
+                            ": nobody knows when those that it is behind have started"
+                        }
+                        Some(Misfit::Reserved { .. }) => "",
+                        first
+                            if first
+                                .into_iter()
+                                .chain(items.map(|one| &one.misfit))
+                                .any(timeline::passes) =>
+                        {
+                            ": too little of what runs has a limit or a known run time"
+                        }
+                        _ => ": no job that runs is in its way, only what the nodes are or say",
+                    }
+                }
+                Standing::Waits(Explanation::QueuePaused { .. }) => ": its queue must be resumed",
+                Standing::Waits(Explanation::QuotaExceeded { .. }) => {
+                    ": it depends on what its queue and those that lend to it run"
                 }
                 _ => "",
             };

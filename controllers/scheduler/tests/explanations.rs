@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use scheduler::explain::Standing;
-use scheduler::forecast::Until;
+use scheduler::forecast::Leavers;
 use scheduler::whatif::{Change, DryRun, Remedy};
 use scheduler::{
-    Bytes, Cluster, Decision, Estimate, Explanation, Job, JobUid, MilliCpu, Placement, Span,
-    preempt,
+    Bytes, Cluster, Decision, Estimate, Explanation, Job, JobUid, MilliCpu, NodeName, Placement,
+    Span, preempt,
 };
 use world::{NOW, World, world};
 
@@ -80,10 +80,19 @@ fn starts(world: &World, job: Job) -> Option<Placement> {
     }
 }
 
-fn fits_without(world: &World, until: &Until) -> bool {
-    let gone = until.jobs.iter().cloned().collect();
-    let cluster = world.without(&gone, Some(&until.node));
-    matches!(cluster.explain(&uid()), Some(Standing::Fits(node)) if node == until.node)
+fn fits_without(world: &World, jobs: &[JobUid], on: &NodeName) -> bool {
+    let gone = jobs.iter().cloned().collect();
+    let cluster = world.without(&gone, Some(on));
+    matches!(cluster.explain(&uid()), Some(Standing::Fits(node)) if node == *on)
+}
+
+/// Would one of these do as well if it stayed?
+fn one_may_stay(world: &World, jobs: &[JobUid], on: &NodeName) -> bool {
+    (0..jobs.len()).any(|at| {
+        let mut fewer = jobs.to_vec();
+        fewer.remove(at);
+        fits_without(world, &fewer, on)
+    })
 }
 
 /// Does the remedy do what it says?
@@ -108,7 +117,10 @@ fn works(world: &World, remedy: &Remedy) -> bool {
             let decisions = cluster.decide(NOW, 1);
             decisions.first() == remedy.placement.clone().map(Decision::Bind).as_ref()
         }
-        Change::Wait(until) => fits_without(world, until),
+        Change::Wait(until) => fits_without(world, &until.jobs, &until.node),
+        Change::WaitFor(Leavers { node, jobs }) => {
+            fits_without(world, jobs, node) && !one_may_stay(world, jobs, node)
+        }
         change => starts(world, change.applied(&world.job).unwrap()) == remedy.placement,
     }
 }
@@ -193,13 +205,9 @@ proptest! {
         }
         if let Some(until) = &why.until {
             prop_assert_eq!(&until.node, &reasons.items[0].best);
-            prop_assert!(fits_without(&world, until));
+            prop_assert!(fits_without(&world, &until.jobs, &until.node));
             prop_assert!(until.at >= NOW);
-            for spared in 0..until.jobs.len() {
-                let mut fewer = until.clone();
-                fewer.jobs.remove(spared);
-                prop_assert!(!fits_without(&world, &fewer), "{} need not end", until.jobs[spared]);
-            }
+            prop_assert!(!one_may_stay(&world, &until.jobs, &until.node), "{:?}", until.jobs);
         }
         // A job that is alone in the queue starts no later than the node that it is judged by has room.
         match (why.forecast, &why.until) {

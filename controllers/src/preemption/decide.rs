@@ -99,17 +99,39 @@ fn stays(victim: &Victim, job: &Job, nomination: &Nomination) -> bool {
 
 fn stop(victim: &Arc<Job>, job: &Job, now: Timestamp) -> Option<Op> {
     let status = victim.status.as_ref()?;
+    let by = by(ControllerName::Preemption);
+    let next = raised(
+        status,
+        StopReason::Preempted,
+        &by,
+        &message(victim, job),
+        now,
+    )?;
+    Op::job_status(victim, next)
+}
+
+/// Why the victim is stopped: its priority, or that its queue had borrowed what it has.
+fn message(victim: &Job, job: &Job) -> String {
     let meta = &job.metadata;
-    let effective = job.status.as_ref().and_then(|s| s.effective.as_ref());
-    let message = format!(
-        "job {}/{} of priority {} needs the room",
+    let name = format!(
+        "{}/{}",
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
-        effective.map_or(0, |effective| effective.priority.value),
     );
-    let by = by(ControllerName::Preemption);
-    let next = raised(status, StopReason::Preempted, &by, &message, now)?;
-    Op::job_status(victim, next)
+    let effective = |job: &Job| job.status.as_ref()?.effective.clone();
+    let (Some(job), Some(victim)) = (effective(job), effective(victim)) else {
+        return format!("job {name} needs the room");
+    };
+    if victim.priority.value < job.priority.value {
+        return format!(
+            "job {name} of priority {} needs the room",
+            job.priority.value
+        );
+    }
+    format!(
+        "queue {} had borrowed the room, and job {name} of queue {} needs it back",
+        victim.queue.value, job.queue.value
+    )
 }
 
 fn withdraw(job: &Arc<Job>, status: &JobStatus) -> Plan {
@@ -249,6 +271,28 @@ mod tests {
             outcome(&big, &both, NOW, &[]),
             "withdrawn",
             "nobody makes room"
+        );
+    }
+
+    #[test]
+    fn who_is_stopped_is_told_whether_for_a_priority_or_for_what_was_borrowed() {
+        let big = nominated(&["a"]).status(|status| {
+            status.effective.as_mut().unwrap().queue.value = "language".to_owned();
+        });
+        let big = big.build();
+        let low = running("a").build();
+        assert_eq!(
+            message(&low, &big),
+            "job default/big of priority 9 needs the room"
+        );
+        let borrower = running("a").status(|status| {
+            let effective = status.effective.as_mut().unwrap();
+            effective.priority.value = 9;
+            effective.queue.value = "vision".to_owned();
+        });
+        assert_eq!(
+            message(&borrower.build(), &big),
+            "queue vision had borrowed the room, and job default/big of queue language needs it back"
         );
     }
 

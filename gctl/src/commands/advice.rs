@@ -12,7 +12,7 @@ use crds::{Job, Node, Queue};
 use jiff::Timestamp;
 use scheduler::explain::Standing;
 use scheduler::whatif::DryRun;
-use scheduler::{Millis, ReasonClass, Settings};
+use scheduler::{Millis, ReasonClass, Settings, preempt};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -178,6 +178,9 @@ fn judge(objects: &Objects, job: &Job, now: Timestamp) -> Verdict {
         return Verdict::Fine;
     };
     let others = match why.class() {
+        ReasonClass::QueuePaused => {
+            return Verdict::Said(format!("it will wait: {why}"));
+        }
         ReasonClass::InsufficientVram | ReasonClass::InsufficientGpus => {
             "; processes that are no job's hold the rest"
         }
@@ -191,25 +194,57 @@ fn behind(objects: &Objects, job: &Job, node: &str, now: Timestamp) -> Option<St
     let mut snapshot = Snapshot::of(objects, settled(), now);
     let candidate = snapshot.candidate(job, objects, now).ok()?;
     let id = candidate.uid.clone();
-    let wants_gpus = candidate.requirements.gpus.count() > 0;
     snapshot.cluster.upsert_job(candidate);
     let Some(Standing::Waits(_)) = snapshot.cluster.explain(&id) else {
         return None;
     };
-    let others = objects.jobs.iter().filter(|other| {
+    if preempt::plan(&snapshot.cluster, &id, Millis(now.as_millisecond())).is_ok() {
+        // It need not queue.
+        return None;
+    }
+    let holds = |other: &&Job| {
         let binding = other.status.as_ref().and_then(|s| s.binding.as_ref());
-        let in_the_way = binding.is_some_and(|binding| !wants_gpus || !binding.gpus.is_empty());
-        in_the_way && !follow::phase_of(other).is_terminal()
-    });
-    let others: Vec<&str> = others
+        binding.is_some() && !follow::phase_of(other).is_terminal()
+    };
+    let others: Vec<&Job> = objects.jobs.iter().filter(holds).collect();
+    let starts_without = |gone: &dyn Fn(&Job) -> bool| {
+        let mut cluster = snapshot.cluster.clone();
+        for other in others.iter().filter(|other| gone(other)) {
+            cluster.release(&controllers::Snapshot::id(other));
+        }
+        !matches!(cluster.explain(&id), Some(Standing::Waits(_)))
+    };
+    let is = |one: &Job, other: &Job| one.metadata.uid == other.metadata.uid;
+    let alone = others
+        .iter()
+        .filter(|other| starts_without(&|one| is(one, other)));
+    let alone: Vec<&str> = alone
         .filter_map(|other| other.metadata.name.as_deref())
         .collect();
-    (!others.is_empty()).then(|| {
-        format!(
-            "only {node} could take it, and that is busy: it queues behind {}",
-            some(others.into_iter())
-        )
-    })
+    let busy = format!("only {node} could take it, and that is busy: it queues behind");
+    match alone.as_slice() {
+        [] => {}
+        [one] => return Some(format!("{busy} {one}")),
+        [..] => {
+            return Some(format!(
+                "{busy} whichever ends first of {}",
+                some(alone.into_iter())
+            ));
+        }
+    }
+    // Several must end: all but those that may stay.
+    let mut behind = others.clone();
+    for other in &others {
+        let without = |one: &Job| behind.iter().any(|left| is(left, one)) && !is(one, other);
+        if starts_without(&without) {
+            behind.retain(|left| !is(left, other));
+        }
+    }
+    let behind = behind.iter();
+    let behind: Vec<&str> = behind
+        .filter_map(|other| other.metadata.name.as_deref())
+        .collect();
+    (!behind.is_empty()).then(|| format!("{busy} {}", some(behind.into_iter())))
 }
 
 fn names(nodes: &[Node]) -> BTreeSet<&str> {
@@ -360,6 +395,67 @@ mod tests {
             "usedBytes": 20 * GIB, "peakBytes": 20 * GIB}]});
         let by_jobs = vec![node("a", card(used))];
         assert_eq!(judged(by_jobs, wanted), Verdict::Only("a".to_owned()));
+    }
+
+    /// A job that holds a card of node `a`, or none.
+    fn runs(name: &str, card: &str) -> Job {
+        let gpus: Vec<&str> = Some(card)
+            .filter(|card| !card.is_empty())
+            .into_iter()
+            .collect();
+        let mut job = job(json!({"resources": {"cpu": 1, "gpus": gpus.len()}}));
+        job.metadata.name = Some(name.to_owned());
+        job.metadata.uid = Some(name.to_owned());
+        job.status = Some(
+            serde_json::from_value(
+                json!({"phase": "Running", "attempt": 1, "binding": {"nodeName": "a", "gpus": gpus,
+                "wholeGpus": !gpus.is_empty(), "cpuMillis": 1000, "memoryBytes": 0, "epoch": 1,
+                "time": "2026-01-01T00:00:00Z"}}),
+            )
+            .unwrap(),
+        );
+        job
+    }
+
+    #[test]
+    fn only_those_are_named_that_are_in_the_way() {
+        let mut cards = card(json!({}));
+        let mut other = cards[0].clone();
+        other["uuid"] = json!("GPU-b");
+        other["index"] = json!(1);
+        cards.as_array_mut().unwrap().push(other);
+        let jobs = vec![runs("cpu", ""), runs("x", "GPU-a"), runs("y", "GPU-b")];
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let said = |spec: Value, jobs: Vec<Job>| {
+            let objects = Objects {
+                nodes: vec![node("a", cards.clone())],
+                jobs,
+                ..Objects::default()
+            };
+            behind(&objects, &job(spec), "a", now)
+        };
+        let busy = "only a could take it, and that is busy: it queues behind";
+        let one = json!({"resources": {"cpu": 1, "gpus": 1}});
+        let two = json!({"resources": {"cpu": 1, "gpus": 2}});
+        assert_eq!(
+            said(one.clone(), jobs.clone()).unwrap(),
+            format!("{busy} whichever ends first of x, y")
+        );
+        assert_eq!(
+            said(two.clone(), jobs.clone()).unwrap(),
+            format!("{busy} x, y")
+        );
+        assert_eq!(said(two, jobs[..2].to_vec()).unwrap(), format!("{busy} x"));
+        assert_eq!(said(one.clone(), jobs[..2].to_vec()), None, "there is room");
+        let mut urgent = one;
+        urgent["priority"] = json!(9);
+        let mut yielding = runs("low", "GPU-a");
+        let mut effective = crds::job_status::Effective::default();
+        effective.preemptible.value = true;
+        effective.gpus.value = 1;
+        yielding.status.as_mut().unwrap().effective = Some(effective);
+        let jobs = vec![yielding, runs("y", "GPU-b")];
+        assert_eq!(said(urgent, jobs), None, "it displaces one of them");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Args {
     /// GPU model, compared as a part of its name
     #[arg(long, value_name = "MODEL")]
     pub gpu_model: Option<String>,
-    /// A MIG slice of this profile instead of a GPU, such as 1g.10gb, or `*` for a slice of any
+    /// A MIG slice of this profile instead of a GPU, such as 1g.10gb; with `*` slices will do as well as GPUs
     #[arg(long, value_name = "PROFILE")]
     pub gpu_slice: Option<String>,
     /// How the GPUs must be joined. Default: any way, the best that is free

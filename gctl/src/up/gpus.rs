@@ -31,9 +31,7 @@ impl FromStr for Wanted {
 
 /// What `--help` says of `--sim-gpus`.
 pub(super) fn long_help() -> String {
-    format!(
-        "{SIM_GPUS_HELP}\n`none` stands for no GPUs. Default: what NVML finds, or {SIMULATED} where there is none."
-    )
+    format!("{SIM_GPUS_HELP} Default: what NVML finds, or {SIMULATED} where there is none.")
 }
 
 /// What was chosen.

@@ -104,9 +104,10 @@ async fn a_waiting_job_says_why_and_what_would_start_it() {
     Position:   1 of 1; 1 of 1 in queue default
     Start:      when it starts is unknown: too little of what runs has a limit or a known run time
     What if:
-      IF YOU                                         IT GOES TO   OVERTAKES   DISPLACES
-      declare 3.5 GiB of VRAM rather than 10.0 GiB   n1           -           -
-      let it displace others, as it may              n1           -           holder
+      IF YOU                                            IT GOES TO   OVERTAKES   DISPLACES
+      declare 3.5 GiB of VRAM rather than 10.0 GiB      n1           -           -
+      let it displace others, as it may                 n1           -           holder
+      wait for holder to end on n1; nobody knows when   -            -           -
     ");
     let json = cluster.run("why big --what-if -o yaml").await;
     insta::assert_snapshot!(json.out, @r#"
@@ -137,6 +138,10 @@ async fn a_waiting_job_says_why_and_what_would_start_it() {
       displaces:
       - default/holder
       node: n1
+      overtakes: 0
+    - change: wait for holder to end on n1; nobody knows when
+      displaces: []
+      node: null
       overtakes: 0
     "#);
     let placed = cluster.run("why holder").await;

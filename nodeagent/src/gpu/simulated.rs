@@ -29,7 +29,8 @@ its memory:
   /switches=N    they are below N PCIe switches, evenly and in order
   /numa=N        they are on NUMA nodes 0 to N-1, evenly and in order
   /mig=PROFILES  each is divided into these MIG slices, such as 3g.40gb+2x1g.10gb
-So 8x80Gi/nvlink/switches=4/numa=2 is a large server, and 1x80Gi/mig=3g.40gb+2x1g.10gb,2x24Gi/pairs a small mixed one.";
+So 8x80Gi/nvlink/switches=4/numa=2 is a large server, and 1x80Gi/mig=3g.40gb+2x1g.10gb,2x24Gi/pairs a small mixed one.
+`none` stands for no GPUs, also where there are real ones.";
 
 /// Simulated GPUs of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,6 +176,9 @@ impl FromStr for SimGpus {
     type Err = SimGpusError;
 
     fn from_str(text: &str) -> Result<Self, SimGpusError> {
+        if text == "none" {
+            return Ok(Self::default());
+        }
         let mut groups: Vec<Group> = Vec::new();
         let (mut cards, mut devices) = (0_usize, 0_usize);
         for entry in text.split(',') {
@@ -434,6 +438,7 @@ mod tests {
         };
         assert_eq!(sizes("2x24Gi, 1x80Gi"), [24, 24, 80]);
         assert_eq!("0x24Gi".parse(), Ok(SimGpus::default()));
+        assert_eq!("none".parse(), Ok(SimGpus::default()));
         let plain = &cards("1x24Gi")[0];
         assert_eq!(plain.model, "Simulated 24Gi");
         assert_eq!((&plain.pcie_switch, plain.numa_node), (&None, None));

@@ -1,5 +1,8 @@
 //! What does not change while jobs come and go: pins, labels, tags, directories, taints and the state of the node.
 
+use std::sync::Arc;
+
+use super::to_u32;
 use crate::input::{DesiredState, Node, NodeName, Requirements, TaintEffect};
 use crate::reason::Misfit;
 
@@ -8,16 +11,21 @@ pub(super) fn misfit(needs: &Requirements, name: &NodeName, node: &Node) -> Opti
     if needs.node_name.as_ref().is_some_and(|pin| pin != name) {
         return Some(Misfit::NotPinned);
     }
-    for (key, wanted) in &needs.node_selector {
-        if node.labels.get(key) != Some(wanted) {
-            return Some(Misfit::Selector {
-                key: key.clone(),
-                wanted: wanted.clone(),
-            });
-        }
+    let lacks = |label: &(&Arc<str>, &Arc<str>)| node.labels.get(label.0) != Some(label.1);
+    let labels = || needs.node_selector.iter().filter(lacks);
+    if let Some((key, wanted)) = labels().next() {
+        return Some(Misfit::Selector {
+            key: key.clone(),
+            wanted: wanted.clone(),
+            count: to_u32(labels().count()),
+        });
     }
-    if let Some(tag) = needs.needs.iter().find(|tag| !node.offers.contains(*tag)) {
-        return Some(Misfit::Needs { tag: tag.clone() });
+    let tags = || needs.needs.iter().filter(|tag| !node.offers.contains(*tag));
+    if let Some(tag) = tags().next() {
+        return Some(Misfit::Needs {
+            tag: tag.clone(),
+            count: to_u32(tags().count()),
+        });
     }
     // A node that does not say what it has is tried: its agent looks before the start.
     let offers = |path: &str| node.offers_directory(path);

@@ -18,6 +18,9 @@ use crate::reserve::Views;
 
 use super::{Change, Remedy};
 
+/// Most different sets of labels, tags, directories or taints that are tried.
+const MOST_SETS: usize = 16;
+
 /// A job and the fleet that it asks.
 pub(super) struct Ask<'a> {
     cluster: &'a Cluster,
@@ -142,7 +145,37 @@ impl<'a> Ask<'a> {
         self.tried(change(*amounts.get(count.checked_sub(1)?)?))
     }
 
-    fn nodes(&self) -> impl Iterator<Item = &NodeState> {
+    /// The largest whole number of MiB that helps, below `from`: one of these amounts, which are what devices or nodes have free,
+    /// or something between two of them where slots are kept for others.
+    fn largest_memory(
+        &self,
+        free: impl Iterator<Item = Bytes>,
+        from: Option<Bytes>,
+        change: impl Fn(Bytes) -> Change,
+    ) -> Option<Remedy> {
+        let mib = |bytes: Bytes| bytes.0 / Bytes::MIB;
+        let below = |mib: &u64| *mib > 0 && from.is_none_or(|from| mib * Bytes::MIB < from.0);
+        let mut amounts: Vec<u64> = free.map(mib).filter(below).collect();
+        amounts.sort_unstable();
+        amounts.dedup();
+        let tried = |mib: u64| self.tried(change(Bytes(mib * Bytes::MIB)));
+        let count = amounts.partition_point(|mib| tried(*mib).is_some());
+        let mut helps = count.checked_sub(1).map_or(0, |last| amounts[last]);
+        if let Some(mut fails) = amounts.get(count).copied()
+            && !self.cluster.holds.is_empty()
+        {
+            while fails - helps > 1 {
+                let middle = helps.midpoint(fails);
+                match tried(middle) {
+                    Some(_) => helps = middle,
+                    None => fails = middle,
+                }
+            }
+        }
+        (helps > 0).then(|| tried(helps)).flatten()
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &'a NodeState> {
         self.cluster.nodes.values()
     }
 
@@ -153,10 +186,10 @@ impl<'a> Ask<'a> {
             GpuRequest::Vram { bytes, .. } => Some(bytes),
         };
         let free = self.nodes().flat_map(|state| &state.gpus);
-        let amounts = free
-            .map(|gpu| Bytes(gpu.headroom.free.0 / Bytes::MIB * Bytes::MIB))
-            .filter(|free| free.0 > 0 && from.is_none_or(|from| *free < from));
-        self.largest(amounts.collect(), |to| Change::Vram { from, to })
+        self.largest_memory(free.map(|gpu| gpu.headroom.free), from, |to| Change::Vram {
+            from,
+            to,
+        })
     }
 
     fn fewer_gpus(&self) -> Option<Remedy> {
@@ -178,10 +211,7 @@ impl<'a> Ask<'a> {
         let free = self
             .nodes()
             .filter_map(|state| Some(state.memory_free(state.facts.as_ref()?)));
-        let amounts = free
-            .map(|free| Bytes(free.0 / Bytes::MIB * Bytes::MIB))
-            .filter(|free| free.0 > 0 && *free < from);
-        self.largest(amounts.collect(), |to| Change::Memory { from, to })
+        self.largest_memory(free, Some(from), |to| Change::Memory { from, to })
     }
 
     /// What a job without some need would get: the GPUs of its place.
@@ -291,7 +321,7 @@ impl<'a> Ask<'a> {
             .collect()
     }
 
-    /// Where the job would go without a condition, and what that place does not have of it.
+    /// The least of a condition that must go: what the nodes lack of it that lack least, if the job has room there.
     fn missing(
         &self,
         drop: impl Fn(&mut Requirements),
@@ -303,8 +333,22 @@ impl<'a> Ask<'a> {
             return None;
         }
         let placement = self.place(&needs)?;
-        let state = self.cluster.nodes.get(&placement.node)?;
-        Some(lacks(state.facts.as_ref()?))
+        let facts = |state: &'a NodeState| state.facts.as_ref();
+        let mut less: Vec<Change> = Vec::new();
+        for facts in self.nodes().filter_map(facts) {
+            let change = lacks(facts);
+            if less.len() < MOST_SETS && change.items() > 0 && !less.contains(&change) {
+                less.push(change);
+            }
+        }
+        less.sort_by_key(Change::items);
+        let found = less
+            .into_iter()
+            .find(|change| self.tried(change.clone()).is_some());
+        found.or_else(|| {
+            let state = self.cluster.nodes.get(&placement.node)?;
+            Some(lacks(state.facts.as_ref()?))
+        })
     }
 
     /// What the queue would have to say, when only it keeps the job.
@@ -389,9 +433,13 @@ impl<'a> Ask<'a> {
         if gang || self.queue_reason(&self.job.requirements).is_some() {
             return None;
         }
-        let until = forecast::first_room(self.cluster, self.job, self.now)?;
+        let until = forecast::first_room(self.cluster, self.job, self.now);
+        let change = match until {
+            Some(until) => Change::Wait(until),
+            None => Change::WaitFor(forecast::fewest_to_leave(self.cluster, self.job, self.now)?),
+        };
         Some(Remedy {
-            change: Change::Wait(until),
+            change,
             placement: None,
             victims: Vec::new(),
             overtakes: 0,

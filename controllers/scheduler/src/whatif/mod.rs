@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::decide::{Decision, Placement};
 use crate::explain::Explanation;
-use crate::forecast::Until;
+use crate::forecast::{Leavers, Until};
 use crate::input::{
     Bytes, Capability, Exclusive, GpuRequest, Job, JobUid, Link, MilliCpu, Millis, NodeName,
     QueueName, QueueState, Toleration,
@@ -131,9 +131,22 @@ pub enum Change {
     },
     /// It waits until these jobs have ended.
     Wait(Until),
+    /// The same, where nobody knows when that is.
+    WaitFor(Leavers),
 }
 
 impl Change {
+    /// How many conditions it drops.
+    fn items(&self) -> usize {
+        match self {
+            Change::Labels(items)
+            | Change::Needs(items)
+            | Change::Directories(items)
+            | Change::Tolerate(items) => items.len(),
+            _ => 1,
+        }
+    }
+
     /// The job with this change; `None` when the change is not one of the job.
     pub fn applied(&self, job: &Job) -> Option<Job> {
         let mut job = job.clone();
@@ -163,7 +176,9 @@ impl Change {
                 effect: None,
             })),
             Change::Priority { to, .. } => job.priority = *to,
-            Change::Displace | Change::Queue { .. } | Change::Wait(_) => return None,
+            Change::Displace | Change::Queue { .. } | Change::Wait(_) | Change::WaitFor(_) => {
+                return None;
+            }
         }
         Some(job)
     }

@@ -104,6 +104,11 @@ fn write_change(
             list(until.jobs.iter(), MOST_NAMED, f)?;
             write!(f, " to end on {}", until.node)
         }
+        Change::WaitFor(leavers) => {
+            f.write_str("wait for ")?;
+            list(leavers.jobs.iter(), MOST_NAMED, f)?;
+            write!(f, " to end on {}; nobody knows when", leavers.node)
+        }
     }
 }
 

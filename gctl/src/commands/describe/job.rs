@@ -17,6 +17,14 @@ pub(super) fn describe(page: &mut Page, job: &Job, gpus: &GpuIndex, now: Timesta
         let message = waiting.message.as_deref().unwrap_or_default();
         let colon = if message.is_empty() { "" } else { ": " };
         page.field("Waiting", format!("{}{colon}{message}", waiting.reason));
+        // It is written when the kind of the reason changes; its figures are those of that moment.
+        if waiting.reason.starts_with("Insufficient") {
+            let name = job.metadata.name.as_deref().unwrap_or_default();
+            page.field(
+                "Now",
+                format!("`gctl why {name}` has the figures of this moment"),
+            );
+        }
         page.optional(
             "Reserved",
             waiting.reservation.as_ref().map(|held| {
@@ -320,6 +328,7 @@ mod tests {
         insta::assert_snapshot!(page.finish(), @r#"
         Phase:         Pending
         Waiting:       InsufficientVram: needs 20Gi on one GPU; 14Gi free on n1
+        Now:           `gctl why x` has the figures of this moment
         Reserved:      n1 gpu GPU-a, from 2026-01-01T00:09:00Z at the latest
         Nominated:     n1 gpu GPU-a, displacing lab/low
         Command:       sh -c 'echo '\''hi there'\'''
