@@ -116,7 +116,7 @@ fn controller(name: ControllerName, options: &Options) -> Box<dyn Controller> {
         ControllerName::Admission => Box::new(crate::admission::Admission::default()),
         ControllerName::Array => Box::new(crate::array::Array),
         ControllerName::Cancel => Box::new(crate::cancel::Cancel),
-        ControllerName::Gang => Box::new(crate::gang::Gang),
+        ControllerName::Gang => Box::new(crate::gang::Gang::new(options.not_ready_seconds)),
         ControllerName::Node => Box::new(crate::node::NodeLife::new(options.not_ready_seconds)),
         ControllerName::Placement => Box::new(crate::placement::Placement::new(
             (options.clock)(),

@@ -413,6 +413,38 @@ async fn a_gang_on_a_lost_node_runs_again_on_others_when_it_asks_for_that() -> R
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_that_follows_the_loss_of_anothers_node_costs_a_generation_and_not_the_gang()
+-> Result<()> {
+    // The node of one member goes so many seconds before the other fails: it is overdue by then, or known to be silent.
+    for before in [25, 60] {
+        let sim = nodes(3).await?;
+        let mut fails = gang(
+            2,
+            "",
+            json!({"onNodeLost": "Requeue", "fenceSeconds": 120, "fenceAction": "Kill"}),
+        );
+        fails["command"] = json!(["sim", "sleep=100", "exit=3"]);
+        sim.submit("train", fails).await?;
+        let jobs = sim.run_until(LIMIT, |jobs| runs(jobs, "train", 1)).await?;
+        let lost = machine(&jobs["train-1"]).context("a machine")?;
+        tokio::time::sleep(Duration::from_secs(100 - before)).await;
+        sim.cut(lost);
+        let stopped = |jobs: &BTreeMap<String, Job>| status(&jobs["train"]).stop.is_some();
+        let jobs = sim.run_until(Duration::from_mins(3), stopped).await?;
+        let message = status(&jobs["train"]).message.unwrap_or_default();
+        let words = format!("rank 1 on node node-{lost} is not seen any more, and then rank 0");
+        assert!(message.contains(&words), "{before}: {message}");
+        // The second time it fails with all its nodes there, and that is its own doing.
+        let jobs = sim.run_until_all_ended(LIMIT).await?;
+        sim.mend(lost);
+        assert_eq!(generation(&jobs["train"]), 2, "{before}");
+        assert_eq!(phase(&jobs["train"]), Phase::Failed, "{before}");
+        sim.check()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_is_lost_before_the_start_costs_a_generation_and_nothing_else() -> Result<()> {
     let mut sim = nodes(3).await?;
     let filler =

@@ -18,6 +18,28 @@ pub(super) struct Cause {
     pub(super) comes_back: bool,
     /// Whose loss it is, and how it was lost.
     pub(super) words: String,
+    /// Is it a failure that may have been brought about by what happened to another member?
+    pub(super) may_follow: bool,
+}
+
+impl Cause {
+    fn new(comes_back: bool, words: String) -> Self {
+        Self {
+            comes_back,
+            words,
+            may_follow: false,
+        }
+    }
+
+    /// Something that is known for sure and lets the gang come back.
+    pub(super) fn returning(words: String) -> Self {
+        Self::new(true, words)
+    }
+
+    /// Something after which the gang does not come back.
+    pub(super) fn ending(words: String) -> Self {
+        Self::new(false, words)
+    }
 }
 
 /// How sure it is that a cause is the first: a failure may be what the others' loss has brought about.
@@ -36,10 +58,7 @@ enum Weight {
 pub(super) fn find(members: &[Member<'_>], size: u32, is_gone: bool) -> Option<Cause> {
     let missing = (0..size).find(|rank| members.iter().all(|member| member.rank != *rank));
     if let Some(rank) = missing {
-        return Some(Cause {
-            comes_back: false,
-            words: format!("rank {rank} was removed"),
-        });
+        return Some(Cause::ending(format!("rank {rank} was removed")));
     }
     // All were told of the generation before any could get a node.
     let all_were_in = is_gone || members.iter().any(|member| is_in_and_bound(member.job));
@@ -48,18 +67,43 @@ pub(super) fn find(members: &[Member<'_>], size: u32, is_gone: bool) -> Option<C
         let rank = member.rank;
         Some((weight, Reverse(rank), comes_back, words))
     });
-    let (_, Reverse(rank), comes_back, words) = causes.max()?;
+    let (weight, Reverse(rank), comes_back, words) = causes.max()?;
     let job = members.iter().find(|member| member.rank == rank)?.job;
     let status = job.status.as_ref();
     if status.is_some_and(|status| status.outcome == Some(Outcome::Infeasible)) {
         // That is true of the gang, whichever member is seen to say it first.
-        return Some(Cause { comes_back, words });
+        return Some(Cause::new(comes_back, words));
     }
-    let node = place(job).map_or(String::new(), |node| format!(" on node {node}"));
+    let of = |member: &Member<'_>| {
+        let node = place(member.job).map_or(String::new(), |node| format!(" on node {node}"));
+        format!("rank {}{node}", member.rank)
+    };
+    let words = format!("{} {words}", of(members.iter().find(|m| m.rank == rank)?));
+    let failed = weight == Weight::Failed;
+    let unseen = members.iter().filter(|_| failed).find(|member| {
+        let silent = member.job.status.as_ref().is_some_and(|s| s.node_silent);
+        silent && would_run_elsewhere(member.job)
+    });
+    if let Some(unseen) = unseen {
+        let of_unseen = of(unseen);
+        return Some(Cause::returning(format!(
+            "{of_unseen} is not seen any more, and then {words}"
+        )));
+    }
     Some(Cause {
         comes_back,
-        words: format!("rank {rank}{node} {words}"),
+        words,
+        may_follow: failed,
     })
+}
+
+/// Does it run as far as is known, and would it run elsewhere if its node were lost?
+pub(super) fn would_run_elsewhere(job: &Job) -> bool {
+    let Some(status) = &job.status else {
+        return false;
+    };
+    let runs = status.binding.is_some() && status.finish_time.is_none() && status.outcome.is_none();
+    runs && runs_elsewhere(status) && phase::current_stop(status).is_none()
 }
 
 /// Does it hold a node as a member of some generation?

@@ -24,10 +24,17 @@ const NAME_CONFLICT: &str = "NameConflict";
 const NAME_TOO_LONG: &str = "NameTooLong";
 const SUSPENDED: &str = "Suspended";
 
+/// How long after its last sign of life a node is overdue: it gives one every 10 s.
+pub(super) const OVERDUE_SECS: u64 = 15;
+/// How long after a node has become silent its jobs are marked at the latest, if all goes well.
+pub(super) const MARKED_SECS: u64 = 10;
+
 /// A member.
 pub(super) struct Member<'a> {
     pub(super) rank: u32,
     pub(super) job: &'a Arc<Job>,
+    /// When the last sign of life of its node was seen, by the clock of this process; `None` when it has no node or none was.
+    pub(super) heard: Option<Timestamp>,
 }
 
 /// What is known of a gang.
@@ -39,6 +46,8 @@ pub(super) struct Observed<'a> {
     pub(super) members: &'a [Member<'a>],
     /// The job that bears the name of the member with this rank.
     pub(super) named: &'a dyn Fn(u32) -> Option<&'a Arc<Job>>,
+    /// Seconds without a sign of life after which a node is silent.
+    pub(super) not_ready_seconds: u64,
     pub(super) now: Timestamp,
 }
 
@@ -246,7 +255,10 @@ impl Observed<'_> {
     /// Tells the members that they may go, and ends the gang when all have succeeded.
     fn go_on(&self, status: &JobStatus, gang: &GangStatus) -> Plan {
         if let Some(cause) = self.cause(status, gang, true) {
-            return self.break_up(status, gang, &cause);
+            return match self.unsure_until().filter(|_| cause.may_follow) {
+                Some(until) => Plan::wake(until),
+                None => self.break_up(status, gang, &cause),
+            };
         }
         let tallied = self.tallied(gang, u32::MAX);
         let mut parent = status.clone();
@@ -280,11 +292,22 @@ impl Observed<'_> {
         let annotations = self.parent.metadata.annotations.as_ref();
         let unwanted = annotations.and_then(|all| all.get(PREEMPT_ANNOTATION)?.parse().ok());
         let holds = gang.bound > 0 && unwanted == Some(status.attempt);
-        let asked = holds.then(|| Cause {
-            comes_back: true,
-            words: "somebody asked for its preemption".to_owned(),
+        let asked = "somebody asked for its preemption";
+        found.or(holds.then(|| Cause::returning(asked.to_owned())))
+    }
+
+    /// Until when it may turn out that a member was lost with its node, for which the gang would come back: its node is
+    /// overdue and not silent yet. `None` when all nodes were heard of lately.
+    fn unsure_until(&self) -> Option<Timestamp> {
+        let ends = self.members.iter().filter_map(|member| {
+            let heard = member
+                .heard
+                .filter(|_| cause::would_run_elsewhere(member.job))?;
+            let overdue = later(heard, OVERDUE_SECS);
+            let known = later(heard, self.not_ready_seconds.saturating_add(MARKED_SECS));
+            (overdue <= self.now && self.now < known).then_some(known)
         });
-        found.or(asked)
+        ends.max()
     }
 
     /// The generation's account, as its members are seen now. No more than `most` are said to have a node.
@@ -320,12 +343,9 @@ fn unclaimed(gang: &GangStatus) -> Cause {
         size,
         ..
     } = gang;
-    Cause {
-        comes_back: true,
-        words: format!(
-            "of {size} members {bound} have a node and {claimed} are claimed, {CLAIM_SECS} s after the first was"
-        ),
-    }
+    Cause::returning(format!(
+        "of {size} members {bound} have a node and {claimed} are claimed, {CLAIM_SECS} s after the first was"
+    ))
 }
 
 /// Could the member be placed as soon as it is told of a generation?

@@ -20,6 +20,8 @@ struct Model {
     /// How many objects were made.
     made: u32,
     now: i64,
+    /// When their nodes were heard of last; the others are all the time.
+    heard: BTreeMap<u32, i64>,
     /// Members with a process, and the generation it is of.
     running: BTreeMap<u32, u32>,
     effective: Effective,
@@ -40,6 +42,7 @@ fn gang_of(effective: Effective) -> Model {
         jobs: BTreeMap::new(),
         made: 0,
         now: 100,
+        heard: BTreeMap::new(),
         running: BTreeMap::new(),
         effective,
     }
@@ -91,13 +94,18 @@ impl Model {
             .jobs
             .iter()
             .filter(|(rank_of, job)| rank(job) == Some(**rank_of))
-            .map(|(rank, job)| Member { rank: *rank, job })
+            .map(|(rank, job)| Member {
+                rank: *rank,
+                job,
+                heard: Some(at(self.heard.get(rank).copied().unwrap_or(self.now))),
+            })
             .collect();
         decide(&Observed {
             parent: &self.parent,
             parents: &[],
             members: &members,
             named: &|rank| self.jobs.get(&rank),
+            not_ready_seconds: 40,
             now: at(self.now),
         })
     }
@@ -683,3 +691,6 @@ fn a_member_is_kept_until_its_gang_has_ended() {
 
 #[path = "chaos_tests.rs"]
 mod chaos;
+
+#[path = "silence_tests.rs"]
+mod silence;

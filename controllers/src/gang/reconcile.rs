@@ -1,29 +1,114 @@
 //! The shell of gang.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::Job;
+use crds::{Job, phase};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 
 use super::decide::{Member, Observed, decide, decide_member};
 use crate::ControllerName;
 use crate::shell::{
-    Change, Controller, Key, Plan, Subject, Wanted, World, child_name, gang_size, is_deleting,
-    is_ended, owner, rank, uid,
+    Change, Controller, Delta, Key, Kind, Plan, Subject, Wanted, World, child_name, gang_size,
+    is_deleting, is_ended, owner, rank, uid,
 };
 
 /// Gang.
 #[derive(Debug)]
-pub(crate) struct Gang;
+pub(crate) struct Gang {
+    not_ready_seconds: u64,
+    /// The last renewal of each node's lease, and when it was seen by the clock of this process.
+    signs: BTreeMap<String, Sign>,
+    /// Gangs that wait for a time, as do those of which a member has failed while the node of another is overdue: a sign of
+    /// life of that node decides sooner.
+    unsure: BTreeSet<Key>,
+}
+
+/// A renewal as its node wrote it, and when it was seen.
+type Sign = (Option<Timestamp>, Timestamp);
+
+impl Gang {
+    /// `not_ready_seconds` is how long a node may be silent.
+    pub(crate) fn new(not_ready_seconds: u64) -> Self {
+        Self {
+            not_ready_seconds,
+            signs: BTreeMap::new(),
+            unsure: BTreeSet::new(),
+        }
+    }
+
+    /// A node may have given a sign of life.
+    fn on_lease(&mut self, delta: &Delta<Lease>, now: Timestamp, wanted: &mut Wanted) {
+        let node = &*delta.key.name;
+        let Some(lease) = &delta.new else {
+            self.signs.remove(node);
+            return;
+        };
+        let spec = lease.spec.as_ref();
+        let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|t| t.0);
+        let known = self.signs.get(node);
+        if known.is_none_or(|(before, _)| *before != renewed) {
+            self.signs.insert(node.to_owned(), (renewed, now));
+            for gang in &self.unsure {
+                wanted.job(gang);
+            }
+        }
+    }
+
+    fn heard(&self, job: &Job) -> Option<Timestamp> {
+        let binding = job.status.as_ref().and_then(phase::held_binding)?;
+        self.signs.get(&binding.node_name).map(|(_, seen)| *seen)
+    }
+
+    fn look_at_parent(
+        &mut self,
+        key: &Key,
+        parent: &Arc<Job>,
+        world: &World,
+        now: Timestamp,
+    ) -> Plan {
+        let named = |rank| {
+            let name = child_name(&key.name, rank);
+            world.jobs.get(&Key::new(&key.namespace, &name))
+        };
+        let members = world.members_of(uid(parent)).filter_map(|(rank, key)| {
+            let job = world.jobs.get(key)?;
+            let is_it = named(rank).is_some_and(|named| uid(named) == uid(job));
+            is_it.then(|| Member {
+                rank,
+                job,
+                heard: self.heard(job),
+            })
+        });
+        let members: Vec<Member<'_>> = members.collect();
+        let plan = decide(&Observed {
+            parent,
+            parents: &world.parents_of(parent),
+            members: &members,
+            named: &named,
+            not_ready_seconds: self.not_ready_seconds,
+            now,
+        });
+        if plan.ops.is_empty() && plan.look_again.is_some() {
+            self.unsure.insert(key.clone());
+        } else {
+            self.unsure.remove(key);
+        }
+        plan
+    }
+}
 
 impl Controller for Gang {
     fn name(&self) -> ControllerName {
         ControllerName::Gang
     }
 
-    fn on_change(&mut self, change: &Change, world: &World, _: Timestamp, wanted: &mut Wanted) {
-        let Change::Job(delta) = change else {
-            return;
+    fn on_change(&mut self, change: &Change, world: &World, now: Timestamp, wanted: &mut Wanted) {
+        let delta = match change {
+            Change::Job(delta) => delta,
+            Change::Lease(delta) => return self.on_lease(delta, now, wanted),
+            Change::Node(_) | Change::Queue(_) | Change::Profile => return,
         };
         let (old, new) = (delta.old.as_deref(), delta.new.as_deref());
         let Some(job) = new.or(old) else {
@@ -62,36 +147,25 @@ impl Controller for Gang {
             return Plan::nothing();
         };
         let Some(job) = world.jobs.get(key) else {
+            self.unsure.remove(key);
             return Plan::nothing();
         };
         if gang_size(job).is_some() {
-            return look_at_parent(key, job, world, now);
+            return self.look_at_parent(key, job, world, now);
         }
         match rank(job) {
             Some(_) => decide_member(job, world.parent_of(job).map(AsRef::as_ref)),
             None => Plan::nothing(),
         }
     }
-}
 
-fn look_at_parent(key: &Key, parent: &Arc<Job>, world: &World, now: Timestamp) -> Plan {
-    let named = |rank| {
-        let name = child_name(&key.name, rank);
-        world.jobs.get(&Key::new(&key.namespace, &name))
-    };
-    let members = world.members_of(uid(parent)).filter_map(|(rank, key)| {
-        let job = world.jobs.get(key)?;
-        let is_it = named(rank).is_some_and(|named| uid(named) == uid(job));
-        is_it.then_some(Member { rank, job })
-    });
-    let members: Vec<Member<'_>> = members.collect();
-    decide(&Observed {
-        parent,
-        parents: &world.parents_of(parent),
-        members: &members,
-        named: &named,
-        now,
-    })
+    fn on_interruption(&mut self, kind: Kind, until: Timestamp) {
+        if kind == Kind::Lease {
+            for (_, seen) in self.signs.values_mut() {
+                *seen = until;
+            }
+        }
+    }
 }
 
 /// What of an array matters to the gangs that are its members.

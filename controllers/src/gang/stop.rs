@@ -51,14 +51,7 @@ impl Observed<'_> {
         if returns && (over || self.is_cancelled()) {
             let found = cause::find(self.members, gang.size, true);
             let words = found.map_or("the gang is cancelled".to_owned(), |cause| cause.words);
-            return self.break_up(
-                status,
-                gang,
-                &Cause {
-                    comes_back: false,
-                    words,
-                },
-            );
+            return self.break_up(status, gang, &Cause::ending(words));
         }
         let words = stop.message.as_deref().unwrap_or("the gang is stopped");
         let due = gang.claiming_since.as_ref();
