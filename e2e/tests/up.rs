@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -202,6 +203,33 @@ async fn stop_jobs_ends_them_with_gctl_up() -> Result<()> {
             String::from_utf8_lossy(&cmdline).contains(&*up.dir.path().to_string_lossy())
         });
     assert!(!left, "a process of the job is left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_keeps_its_checkpoints_in_a_directory_of_its_own_below_the_root_that_was_asked_for()
+-> Result<()> {
+    let up = Up::new()?;
+    let root = up.dir.path().join("shared");
+    fs::create_dir(&root)?;
+    let text = job("saves", "touch $GCTL_CHECKPOINT_DIR/saved\n");
+    let file = up.write(
+        "saves.json",
+        &text.replace(r#""spec":{"#, r#""spec":{"preemptible":true,"#),
+    )?;
+    let root_text = root.display().to_string();
+    let mut child = up.start(&["--checkpoint-root", &root_text, "--apply", &file])?;
+    let jobs = up.jobs().await?;
+    let ended = wait_for(&jobs, "saves", |job| {
+        phase_of(job).is_some_and(Phase::is_terminal)
+    })
+    .await?;
+    assert_eq!(phase_of(&ended), Some(Phase::Succeeded));
+    let own = root.join(ended.metadata.uid.context("it has a uid")?);
+    assert!(own.join("saved").exists());
+    assert_eq!(fs::metadata(&own)?.permissions().mode() & 0o777, 0o700);
+    child.kill()?;
+    child.wait()?;
     Ok(())
 }
 

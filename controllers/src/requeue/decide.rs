@@ -204,6 +204,16 @@ mod tests {
                 Some(Phase::Preempted),
             ),
             (
+                "preempted, and ended well after it had saved itself",
+                stopped(finished(0), StopReason::Preempted),
+                Some(Phase::Pending),
+            ),
+            (
+                "preempted for good, and ended well after it had saved itself",
+                stopped(finished(0), StopReason::Preempted).status(stays),
+                Some(Phase::Preempted),
+            ),
+            (
                 "drained",
                 stopped(finished(143), StopReason::Drained),
                 Some(Phase::Pending),

@@ -140,10 +140,27 @@ fn slots(node: &str, uuids: &[String], gpus: &GpuIndex) -> String {
     format!("{node} gpu {}", names.join(","))
 }
 
+/// Lines of a script that are shown, if it is longer.
+const SHOWN_LINES: usize = 20;
+
+/// A script, or its first lines and how many more there are.
+fn beginning(script: &str) -> String {
+    let count = script.lines().count();
+    if count <= SHOWN_LINES + 1 {
+        return script.to_owned();
+    }
+    let shown: Vec<_> = script.lines().take(SHOWN_LINES).collect();
+    let more = count - SHOWN_LINES;
+    format!(
+        "{}\n... {more} more lines; -o yaml of `gctl get` has them",
+        shown.join("\n")
+    )
+}
+
 /// What the person asked for.
 fn wanted(page: &mut Page, job: &Job) {
     match &job.spec.script {
-        Some(script) => page.field("Script", script),
+        Some(script) => page.field("Script", beginning(script)),
         None => page.field("Command", words(&job.spec.command)),
     }
     page.optional("Image", job.spec.image.as_ref());
@@ -202,6 +219,15 @@ fn timing(page: &mut Page, status: &JobStatus, now: Timestamp) {
             .finish_time
             .as_ref()
             .map(|time| format!("{} ({} ago)", time.0, age::since(time.0, now))),
+    );
+    page.optional(
+        "Checkpoint",
+        status.checkpoint.as_ref().map(|checkpoint| {
+            let when = checkpoint.time.as_ref().map_or_else(String::new, |time| {
+                format!(", {} ({} ago)", time.0, age::since(time.0, now))
+            });
+            format!("of attempt {}{when}", checkpoint.attempt)
+        }),
     );
     page.optional("Exit code", status.exit_code.map(|code| code.to_string()));
     page.optional(
@@ -318,6 +344,7 @@ mod tests {
                     "onNodeLost": sourced(json!("Wait"), "Default"), "fenceSeconds": sourced(json!(2400), "Default"),
                     "fenceAction": sourced(json!("Freeze"), "Default"),
                     "terminationGracePeriodSeconds": sourced(json!(30), "Default")},
+                "checkpoint": {"attempt": 1, "time": "2025-12-31T23:59:00.000000Z"},
                 "attempts": [{"attempt": 1, "nodeName": "n1", "exitCode": 3, "reason": "Drained",
                     "finishTime": "2026-01-01T00:00:00.000000Z"}]}
         }))
@@ -334,6 +361,7 @@ mod tests {
         Command:       sh -c 'echo '\''hi there'\'''
         Environment:   A=1
         Attempt:       1
+        Checkpoint:    of attempt 1, 2025-12-31T23:59:00Z (6m ago)
         Effective:
           FIELD                           VALUE     FROM
           cpu                             1         Default
@@ -352,5 +380,14 @@ mod tests {
           ATTEMPT   NODE   ENDED    EXIT   REASON
           1         n1     5m ago   3      Drained
         "#);
+    }
+    #[test]
+    fn of_a_long_script_the_first_lines_are_shown_and_how_many_more_there_are() {
+        let script = |lines: usize| "echo\n".repeat(lines);
+        assert_eq!(beginning(&script(21)), script(21));
+        let shown = beginning(&script(22));
+        let (lines, rest) = shown.rsplit_once('\n').unwrap();
+        assert_eq!(lines, script(20).trim_end());
+        assert_eq!(rest, "... 2 more lines; -o yaml of `gctl get` has them");
     }
 }
