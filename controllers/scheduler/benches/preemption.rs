@@ -53,6 +53,7 @@ fn job(at: u32, prefix: &str, priority: i32) -> Job {
             preemptible: true,
             limit: (!at.is_multiple_of(3)).then_some(Span::seconds(172_800)),
             grace: Span::seconds(30),
+            limit_by_default: false,
         },
         estimate: at.is_multiple_of(2).then_some(Estimate {
             median: Span::seconds(90_000),

@@ -31,9 +31,9 @@ const MOST_TRIES: usize = 20_000;
 /// When a job will probably start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Band {
-    /// When it starts if all goes as is likely, or a time before which it does not.
-    pub earliest: Millis,
-    /// When it starts if all that runs takes as long as it may; `None` when that is not known.
+    /// When it starts if all goes as is likely, or a time before which it does not; `None` when nobody knows what is likely.
+    pub earliest: Option<Millis>,
+    /// When it starts if all that runs takes as long as it may; `None` when that is not known. One of the two is known.
     pub latest: Option<Millis>,
     /// True when `latest` rests on hard limits alone, and on no learned run time.
     pub firm: bool,
@@ -66,7 +66,7 @@ pub struct Leavers {
 enum Course {
     /// As long as is likely.
     Likely,
-    /// As long as they may, or else as long as nine of ten do.
+    /// As long as they may, where that was said of them, or else as long as nine of ten do.
     Slow,
 }
 
@@ -83,8 +83,12 @@ fn end(job: &BoundJob, now: Millis, course: Course) -> Option<(Millis, bool)> {
         let ends = spans.into_iter().map(|span| start.plus(span));
         ends.into_iter().find(|at| *at > now).map(|at| (at, false))
     });
+    // A limit that was said of a job is somebody's estimate of it. One that all jobs have is a bound, and no estimate.
+    let no_estimate = job.terms.limit_by_default && job.stopping.is_none();
     match course {
+        Course::Likely if no_estimate => learned,
         Course::Likely => hard.into_iter().chain(learned).min_by_key(|(at, _)| *at),
+        Course::Slow if no_estimate => learned.or(hard),
         Course::Slow => hard.or(learned),
     }
 }
@@ -256,14 +260,14 @@ pub(crate) fn band(
 ) -> Option<Band> {
     let play = |course| Play::new(cluster, job, now, course).run(cluster, job, ahead, now);
     let earliest = match play(Course::Likely) {
-        Outcome::Starts { at, .. } | Outcome::NotBefore(at) => at,
-        Outcome::Unknown => return None,
+        Outcome::Starts { at, .. } | Outcome::NotBefore(at) => Some(at),
+        Outcome::Unknown => None,
     };
     let (latest, firm) = match play(Course::Slow) {
-        Outcome::Starts { at, firm } if all_ahead => (Some(at.max(earliest)), firm),
+        Outcome::Starts { at, firm } if all_ahead => (Some(at).max(earliest), firm),
         Outcome::Starts { .. } | Outcome::NotBefore(_) | Outcome::Unknown => (None, false),
     };
-    Some(Band {
+    earliest.or(latest).map(|_| Band {
         earliest,
         latest,
         firm,

@@ -313,6 +313,7 @@ mod tests {
                 preemptible: is(2) || is(3),
                 limit: limit.map(Span::seconds),
                 grace: Span::seconds(*grace),
+                limit_by_default: false,
             },
             estimate: is(4).then_some(Estimate {
                 median: Span::seconds(10),

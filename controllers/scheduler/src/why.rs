@@ -123,37 +123,34 @@ impl Why {
             };
             return format!("when it starts is unknown{why}");
         };
-        let earliest = time(band.earliest);
-        match band.latest.map(time) {
-            None => format!("starts about {earliest} at the earliest, and nobody knows by when"),
-            Some(latest) if band.firm && latest == earliest => {
-                format!("starts by about {latest}, by the limits of what runs")
+        let basis = if band.firm {
+            "by the limits of what runs"
+        } else {
+            "going by how long such jobs ran before"
+        };
+        match (band.earliest.map(time), band.latest.map(time)) {
+            (None, None) => "when it starts is unknown".to_owned(),
+            (Some(earliest), None) => {
+                format!("starts about {earliest} at the earliest, and nobody knows by when")
             }
-            Some(latest) if band.firm => {
-                format!("starts between about {earliest} and {latest}, by the limits of what runs")
+            (None, Some(latest)) => format!("starts by about {latest}, {basis}"),
+            (Some(earliest), Some(latest)) if latest == earliest => {
+                let by = if band.firm { "by about" } else { "about" };
+                format!("starts {by} {latest}, {basis}")
             }
-            Some(latest) if latest == earliest => {
-                format!("starts about {latest}, going by how long such jobs ran before")
+            (Some(earliest), Some(latest)) => {
+                format!("starts between about {earliest} and {latest}, {basis}")
             }
-            Some(latest) => format!(
-                "starts between about {earliest} and {latest}, going by how long such jobs ran before"
-            ),
         }
     }
 }
 
 /// A band that ends when what is kept for the job is free at the latest.
-fn promised(band: Option<Band>, by: Millis, now: Millis) -> Band {
-    let likely = Band {
-        earliest: now,
-        latest: None,
-        firm: false,
-    };
-    let band = band.unwrap_or(likely);
-    match band.latest {
-        Some(latest) if latest <= by => band,
-        Some(_) | None => Band {
-            earliest: band.earliest.min(by),
+fn promised(band: Option<Band>, by: Millis) -> Band {
+    match band {
+        Some(band) if band.latest.is_some_and(|latest| latest <= by) => band,
+        band => Band {
+            earliest: band.and_then(|band| band.earliest).map(|at| at.min(by)),
             latest: Some(by),
             firm: true,
         },
@@ -207,7 +204,7 @@ impl Cluster {
         let first = self.unit(job).first().map_or(uid, |first| &first.uid);
         let reservation = self.reservation(first).cloned();
         if let Some(by) = reservation.as_ref().and_then(|kept| kept.not_later_than) {
-            forecast = Some(promised(forecast, by.max(now), now));
+            forecast = Some(promised(forecast, by.max(now)));
         }
         let named = line.first.iter().take(MOST_NAMED);
         Some(Why {

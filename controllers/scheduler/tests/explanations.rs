@@ -50,6 +50,7 @@ fn varied() -> impl Strategy<Value = World> {
         lab.paused = paused && memory == 0;
         for (bound, (limit, median)) in world.bound.iter_mut().zip(ends) {
             bound.terms.limit = limit.map(|minutes| Span::seconds(minutes * 60));
+            bound.terms.limit_by_default = limit.is_some_and(|minutes| minutes % 2 == 0);
             bound.estimate = median.map(|minutes| Estimate {
                 median: Span::seconds(minutes * 60),
                 p90: Span::seconds(minutes * 120),
@@ -212,8 +213,11 @@ proptest! {
         // A job that is alone in the queue starts no later than the node that it is judged by has room.
         match (why.forecast, &why.until) {
             (Some(band), until) => {
-                prop_assert!(band.earliest >= NOW && band.latest.is_none_or(|latest| latest >= band.earliest));
-                prop_assert!(until.as_ref().is_none_or(|until| band.earliest <= until.at));
+                prop_assert!(band.earliest.or(band.latest).is_some());
+                let earliest = band.earliest.unwrap_or(NOW);
+                prop_assert!(earliest >= NOW && band.latest.is_none_or(|latest| latest >= earliest));
+                let room = until.as_ref().map(|until| until.at);
+                prop_assert!(room.is_none_or(|at| band.earliest.is_some_and(|earliest| earliest <= at)));
             }
             (None, Some(until)) => prop_assert!(false, "a start is unknown although {until:?}"),
             (None, None) => {}

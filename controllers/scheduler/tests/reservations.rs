@@ -163,6 +163,7 @@ impl World {
                 preemptible: spec.preemptible,
                 limit,
                 grace: Span::seconds(spec.grace),
+                limit_by_default: false,
             },
             gang,
             ..Job::default()

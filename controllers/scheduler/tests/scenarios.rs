@@ -16,7 +16,7 @@
 //! job j cpu=1 mem=1Gi gpus=2 vram=10Gi prio=5 queue=q model=h100 cc=9.0 minmem=40Gi exclusive=gpu|node
 //!       on=a select=k=v needs=docker tolerate=k=v:NoSchedule|k|* avoid=a lacking=a
 //!       slices=any|1g.10gb link=numa|switch|nvlink dirs=/data/x spread prefer=50:zone=x,-20:offers=old,10:dir=/data
-//!       preemptible limit=1h grace=30 runs=10m:1h (median and ninth decile) after=OTHER gang=g:3
+//!       preemptible limit=1h (or guard=48h, one by default) grace=30 runs=10m:1h (median and ninth decile) after=OTHER gang=g:3
 //! bound j a 0,1 vram=10Gi cpu=1 prio=5 preemptible limit=1h grace=30 runs=10m:1h started=0 queued=0 checkpoint=5m stopping=90
 //!             release j        undo j        confirm j        remove j        at 90
 //! decide [limit]        why j        examine j        scores j        plan j [node]
@@ -251,6 +251,10 @@ impl World {
                 "enqueued" => job.enqueued_micros = value.parse().unwrap(),
                 "preemptible" => job.terms.preemptible = true,
                 "limit" => job.terms.limit = Some(span(value)),
+                "guard" => {
+                    job.terms.limit = Some(span(value));
+                    job.terms.limit_by_default = true;
+                }
                 "grace" => job.terms.grace = span(value),
                 "runs" => job.estimate = Some(estimate(value)),
                 "gang" => job.gang = Some(gang(value)),
@@ -315,6 +319,10 @@ impl World {
                 "prio" => job.priority = value.parse().unwrap(),
                 "preemptible" => job.terms.preemptible = true,
                 "limit" => job.terms.limit = Some(span(value)),
+                "guard" => {
+                    job.terms.limit = Some(span(value));
+                    job.terms.limit_by_default = true;
+                }
                 "grace" => job.terms.grace = span(value),
                 "runs" => job.estimate = Some(estimate(value)),
                 "gang" => job.gang = Some(gang(value).id),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crds::job::{Exclusive, Interconnect, Toleration, TolerationOperator};
-use crds::job_status::{Binding, Effective};
+use crds::job_status::{Binding, Effective, Source};
 use crds::node::{DesiredState, GpuStatus, NodeInfo, TaintEffect};
 use crds::queue::QueueQuota;
 use crds::{Job, JobStatus, Node, QueueSpec, phase};
@@ -77,6 +77,15 @@ fn terms(effective: &Effective) -> Terms {
     Terms {
         preemptible: effective.preemptible.value,
         limit: effective.time_limit().map(seconds),
+        limit_by_default: effective
+            .active_deadline_seconds
+            .as_ref()
+            .is_some_and(|limit| {
+                matches!(
+                    limit.source,
+                    Source::Queue | Source::DefaultQueue | Source::Default
+                )
+            }),
         grace: seconds(u64::from(effective.termination_grace_period_seconds.value)),
     }
 }

@@ -373,7 +373,7 @@ impl Answer {
         });
         let forecast = why.and_then(|why| why.forecast).map(|band| {
             json!({
-                "earliest": time(band.earliest),
+                "earliest": band.earliest.map(time),
                 "latest": band.latest.map(time),
                 "byLimitsAlone": band.firm,
             })

@@ -224,6 +224,7 @@ impl<'a> Engine<'a> {
             preemptible: job.preemptible,
             limit: job.limit.or(self.policy.limit),
             grace: self.policy.stop,
+            limit_by_default: false,
         }
     }
 

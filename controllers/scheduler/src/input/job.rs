@@ -234,6 +234,9 @@ pub struct Terms {
     pub preemptible: bool,
     /// Hard limit of one attempt, from its start; `None` when nothing ends it.
     pub limit: Option<Span>,
+    /// True when `limit` was not said of this job, but stands for all that say nothing. It bounds waits like any other, and
+    /// says nothing of how long the job will probably run.
+    pub limit_by_default: bool,
     /// From TERM to KILL when it is stopped.
     pub grace: Span,
 }
