@@ -64,6 +64,7 @@ fn job(at: u32, prefix: &str, priority: i32) -> Job {
             preemptible: true,
             limit: None,
             grace: Span::seconds(30),
+            limit_by_default: false,
         },
         ..Job::default()
     }
