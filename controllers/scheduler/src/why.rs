@@ -28,6 +28,8 @@ pub struct Why {
     pub forecast: Option<Band>,
     /// What is kept for it, or for its gang.
     pub reservation: Option<Reservation>,
+    /// True when that is being freed for it by stopping others.
+    pub nominated: bool,
 }
 
 /// A place among those that wait.
@@ -87,7 +89,15 @@ impl Why {
         });
         lines.extend(self.position.as_ref().map(ToString::to_string));
         let kept = self.reservation.as_ref();
-        lines.extend(kept.map(|kept| Kept(kept, time).to_string()));
+        let nominated = self.nominated;
+        lines.extend(kept.map(|reservation| {
+            Kept {
+                reservation,
+                nominated,
+                time,
+            }
+            .to_string()
+        }));
         if matches!(self.standing, Standing::Waits(_)) {
             lines.push(self.start(time));
         }
@@ -95,6 +105,9 @@ impl Why {
     }
 
     fn start(&self, time: &dyn Fn(Millis) -> String) -> String {
+        if self.nominated {
+            return "starts as soon as those have left who are stopped for it".to_owned();
+        }
         let Some(band) = self.forecast else {
             let why = match &self.standing {
                 Standing::Waits(Explanation::Nodes(reasons)) => {
@@ -158,13 +171,26 @@ fn promised(band: Option<Band>, by: Millis) -> Band {
 }
 
 /// A reservation in words.
-struct Kept<'a>(&'a Reservation, &'a dyn Fn(Millis) -> String);
+struct Kept<'a> {
+    reservation: &'a Reservation,
+    nominated: bool,
+    time: &'a dyn Fn(Millis) -> String,
+}
 
 impl fmt::Display for Kept<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(reservation, time) = self;
+        let Self {
+            reservation,
+            nominated,
+            time,
+        } = self;
+        let what = if *nominated {
+            "slots are freed for it on "
+        } else {
+            "slots are kept on "
+        };
         for (at, slot) in reservation.slots.iter().take(MOST_NAMED).enumerate() {
-            let before = if at == 0 { "slots are kept on " } else { ", " };
+            let before = if at == 0 { what } else { ", " };
             write!(f, "{before}{}", slot.node)?;
         }
         match reservation.slots.len().saturating_sub(MOST_NAMED) {
@@ -172,6 +198,7 @@ impl fmt::Display for Kept<'_> {
             more => write!(f, " and {more} more")?,
         }
         match reservation.not_later_than {
+            _ if *nominated => Ok(()),
             Some(by) => write!(f, ", free by {} at the latest", time(by)),
             None => f.write_str(", and nobody knows by when they are free"),
         }
@@ -189,6 +216,7 @@ impl Cluster {
                 until: None,
                 forecast: None,
                 reservation: None,
+                nominated: false,
             });
         };
         let line = self.line(job, now);
@@ -202,7 +230,9 @@ impl Cluster {
         }
         // What is kept for a gang is kept for its first member.
         let first = self.unit(job).first().map_or(uid, |first| &first.uid);
-        let reservation = self.reservation(first).cloned();
+        let hold = self.holds.of(first);
+        let nominated = hold.is_some_and(|hold| hold.nominated.is_some());
+        let reservation = hold.map(|hold| hold.reservation.clone());
         if let Some(by) = reservation.as_ref().and_then(|kept| kept.not_later_than) {
             forecast = Some(promised(forecast, by.max(now)));
         }
@@ -220,6 +250,7 @@ impl Cluster {
             until,
             forecast,
             reservation,
+            nominated,
         })
     }
 }

@@ -278,6 +278,9 @@ fn gpu_requirements(args: &Args) -> Option<GpuRequirements> {
     (wanted != GpuRequirements::default()).then_some(wanted)
 }
 
+/// Least memory that somebody may mean, in bytes.
+const LEAST_MEMORY: u64 = 1 << 20;
+
 fn spec(args: &Args) -> Result<JobSpec, Error> {
     let quantity = |flag: &str, text: &Option<String>| {
         text.as_ref()
@@ -290,11 +293,22 @@ fn spec(args: &Args) -> Result<JobSpec, Error> {
             })
             .transpose()
     };
+    // A number alone is bytes, as everywhere in Kubernetes, and nobody means that.
+    let memory = |flag: &str, text: &Option<String>| {
+        let quantity = quantity(flag, text)?;
+        let bytes = quantity.as_ref().and_then(|quantity| quantity.bytes().ok());
+        match (bytes, text) {
+            (Some(bytes @ 1..LEAST_MEMORY), Some(text)) => Err(Error::Usage(format!(
+                "--{flag} `{text}` is {bytes} bytes: give a unit, such as {bytes}Gi"
+            ))),
+            _ => Ok(quantity),
+        }
+    };
     let resources = Resources {
         cpu: quantity("cpu", &args.cpu)?,
-        memory: quantity("memory", &args.memory)?,
+        memory: memory("memory", &args.memory)?,
         gpus: args.gpus,
-        vram: quantity("vram", &args.vram)?,
+        vram: memory("vram", &args.vram)?,
         gpu: gpu_requirements(args),
         exclusive: None,
     };
@@ -484,6 +498,8 @@ mod tests {
         }
         for line in [
             "--vram 10Q -- a",
+            "--vram 10 -- a",
+            "--memory 512 -- a",
             "-e UNSET_VARIABLE_OF_THIS_TEST -- a",
             "-l x -- a",
         ] {

@@ -243,11 +243,17 @@ pub(crate) fn report(outcomes: &[Outcome], jobs: &[TraceJob], gpus: usize, nodes
                 job.name
             ));
         }
-        for (record, job) in outcome.records.iter().zip(jobs) {
-            if let Some((_, Ended::Impossible(why))) = &record.ended {
-                line(format!("  {} could never run: {why}", job.name));
-                break;
-            }
+        let records = outcome.records.iter().zip(jobs);
+        let impossible = records.filter_map(|(record, job)| match &record.ended {
+            Some((_, Ended::Impossible(why))) => Some((why, job)),
+            _ => None,
+        });
+        let impossible: Vec<_> = impossible.collect();
+        for (why, job) in impossible.iter().take(MOST_NAMED) {
+            line(format!("  {} could never run: {why}", job.name));
+        }
+        if let Some(more @ 1..) = impossible.len().checked_sub(MOST_NAMED) {
+            line(format!("  and {more} more could never run"));
         }
     }
     text

@@ -106,6 +106,19 @@ fn what_can_never_run_is_told_apart_from_what_waits_for_ever() {
 }
 
 #[test]
+fn the_report_names_every_job_that_could_never_run() {
+    let (jobs, outcome) = play(
+        "submit,run,gpus\n0,60,9\n0,60,1\n0,60,8\n",
+        "nodes 1 cpu=8 gpus=2x24Gi\n",
+        "",
+    );
+    let text = report(&[outcome], &jobs, 2, 1);
+    for line in ["line 2 could never run", "line 4 could never run"] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
 fn a_job_of_higher_priority_displaces_one_that_resumes_from_its_checkpoint() {
     let trace = "submit,run,gpus,priority,preemptible\n0,1h,1,0,yes\n25m,10m,1,5,no\n";
     let fleet = "nodes 1 cpu=8 gpus=1x24Gi";
