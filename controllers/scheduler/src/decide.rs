@@ -124,6 +124,7 @@ impl Cluster {
         self.now = now;
         self.holds.looked = 0;
         self.holds.unfinished = false;
+        self.complete_restored(now);
         let mut decisions = Vec::new();
         if self.is_anyone_newly_entitled(now) {
             // Before those that come at the same moment take what it has been waiting for.

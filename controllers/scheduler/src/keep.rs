@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use crate::cluster::{Cluster, Entry};
 use crate::decide::Decision;
 use crate::fit;
-use crate::input::{GpuUuid, Job, JobUid, Millis, NodeName, Span};
+use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, Span};
 use crate::node_state::NodeState;
 use crate::openings::Beside;
 use crate::order::Key;
 use crate::pending::{Claim, ClassId};
 use crate::reserve::{Hold, Reservation, Slot};
-use crate::timeline::{Leaves, Opening};
+use crate::timeline::{self, Leaves, Opening};
 use crate::vram::Headroom;
 
 /// How often slots are searched for on all nodes for a gang that has some.
@@ -39,7 +39,44 @@ impl Cluster {
         }
         self.version += 1;
         self.holds.insert(job, reservation, None);
+        self.holds.restored.insert(job.clone());
         true
+    }
+
+    /// Finds out who must leave the slots that were restored: what is written of them does not say all of it.
+    pub(crate) fn complete_restored(&mut self, now: Millis) {
+        let restored = std::mem::take(&mut self.holds.restored);
+        let is_nominated = |uid: &JobUid| {
+            let hold = self.holds.of(uid);
+            hold.is_some_and(|hold| hold.nominated.is_some())
+        };
+        // Those whose victims are gone for whoever comes after them.
+        let (first, rest): (Vec<JobUid>, Vec<JobUid>) =
+            restored.into_iter().partition(is_nominated);
+        for uid in first.into_iter().chain(rest) {
+            let Some((job, hold)) = self.waiting_job(&uid).zip(self.holds.of(&uid)) else {
+                continue;
+            };
+            let displaces = |bound: &BoundJob| self.may_take_back(job, bound);
+            let outlook = self.outlook(&displaces, now);
+            let known = &hold.reservation.waits_for;
+            let in_the_way = hold.reservation.slots.iter().filter_map(|slot| {
+                let (name, state) = self.nodes.get_key_value(&slot.node)?;
+                let needs = &self.waiting_job(&slot.job)?.requirements;
+                let state = self.with_those_before(job, name, state, now);
+                let rest = timeline::without(&state, |bound| known.contains(&bound.uid));
+                timeline::opening_if(&rest, &outlook, |then| {
+                    fit::fit(needs, name, &only(then, &slot.gpus)).map(|_| ())
+                })
+            });
+            let more: Vec<JobUid> = in_the_way.flat_map(|opening| opening.waits_for).collect();
+            if let Some(hold) = self.holds.of_mut(&uid) {
+                let waits_for = &mut hold.reservation.waits_for;
+                waits_for.extend(more);
+                waits_for.sort_unstable();
+                waits_for.dedup();
+            }
+        }
     }
 
     /// Since when nodes have kept a waiting job from being placed, and all others that need the same; `None` when they do not,
@@ -164,10 +201,16 @@ impl Cluster {
             .min()
     }
 
-    /// Has a class waited long enough since the last decision?
+    /// Has a class waited long enough since the last decision whose first job would get a reservation and has none?
     pub(crate) fn is_anyone_newly_entitled(&self, now: Millis) -> bool {
-        let first = self.holds.entitled.soon.first();
-        first.is_some_and(|(from, _)| *from <= now)
+        let soon = self.holds.entitled.soon.iter();
+        let mut new = soon.take_while(|(from, _)| *from <= now);
+        new.any(|(_, id)| {
+            let class = self.pending.classes.get(id);
+            let first = class.and_then(|class| class.jobs.first());
+            let is_held = first.is_some_and(|first| self.holds.of(&first.uid).is_some());
+            !is_held && self.would_hold(*id, now)
+        })
     }
 
     /// A bound job on a node is to end at another time than before.
@@ -203,17 +246,16 @@ impl Cluster {
         let hopeless = self.holds.entitled.hopeless.len();
         self.expire_nominations(now, decisions);
         self.holds.take_back_at = None;
+        let mut lost = false;
         for uid in self.contenders(now) {
             if decisions.len() >= limit {
                 self.holds.entitled.news = true;
                 return;
             }
-            if self
-                .holds
-                .of(&uid)
-                .is_some_and(|hold| hold.nominated.is_some())
-            {
+            let had = self.holds.of(&uid).map(|hold| hold.nominated.is_some());
+            if had == Some(true) {
                 decisions.extend(self.keep_nomination(&uid, now));
+                lost |= self.holds.of(&uid).is_none();
             } else if held < most {
                 if self.holds.looked >= MOST_SEARCHED && self.holds.of(&uid).is_none() {
                     self.holds.unfinished = true;
@@ -221,7 +263,9 @@ impl Cluster {
                     return;
                 }
                 decisions.extend(self.hold_for(&uid, &mut touched, now));
-                held += usize::from(self.holds.of(&uid).is_some());
+                let has = self.holds.of(&uid).is_some();
+                held += usize::from(has);
+                lost |= had.is_some() && !has;
                 let later = self.take_back(&uid, now, decisions);
                 let soonest = self.holds.take_back_at.into_iter().chain(later).min();
                 self.holds.take_back_at = soonest;
@@ -237,7 +281,8 @@ impl Cluster {
             }
         }
         let entitled = &mut self.holds.entitled;
-        entitled.news = held < most && entitled.hopeless.len() > hopeless;
+        // Somebody else may have what was given up.
+        entitled.news = held < most && (lost || entitled.hopeless.len() > hopeless);
         self.holds.other_ends.clear();
     }
 
@@ -378,6 +423,7 @@ impl Cluster {
     ) -> Option<Decision> {
         let job = self.waiting_job(uid)?.clone();
         let had = self.holds.of(uid).is_some();
+        let rested = self.holds.of(uid).is_some_and(|hold| is_rested(hold, now));
         if self.is_as_looked_at(uid, touched) {
             return None;
         }
@@ -389,7 +435,18 @@ impl Cluster {
         }
         match next {
             None if had => {
+                let event = self.holds.of(uid).and_then(|hold| hold.checked);
                 self.note_checked(uid);
+                if job.gang.is_some()
+                    && let Some(hold) = self.holds.of_mut(uid)
+                {
+                    if rested {
+                        hold.searched = now;
+                    } else if let Some((_, checked)) = &mut hold.checked {
+                        // What has happened is still to be looked at, once it is searched again.
+                        *checked = event.map_or(0, |(_, event)| event);
+                    }
+                }
                 None
             }
             None => {
@@ -531,8 +588,9 @@ impl Cluster {
         now: Millis,
     ) -> Option<Reservation> {
         if job.gang.is_some() {
-            let rested = now >= hold.searched.plus(SEARCH_AFTER);
-            return rested.then(|| self.find_slots(job, beside, now)).flatten();
+            return is_rested(hold, now)
+                .then(|| self.find_slots(job, beside, now))
+                .flatten();
         }
         let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);
         let mut names: BTreeSet<&NodeName> = if own { hold.nodes() } else { BTreeSet::new() };
@@ -553,6 +611,11 @@ fn reservation((slot, opening): (Slot, Opening)) -> Reservation {
         not_later_than: opening.when.promised(),
         waits_for: opening.waits_for,
     }
+}
+
+/// Was it long ago that slots for a gang were searched for on all nodes?
+fn is_rested(hold: &Hold, now: Millis) -> bool {
+    now >= hold.searched.plus(SEARCH_AFTER)
 }
 
 /// Does one reservation promise an earlier start than another?

@@ -99,6 +99,7 @@ impl Cluster {
             return false;
         }
         self.put_nomination(job, nomination);
+        self.holds.restored.insert(job.clone());
         true
     }
 
@@ -118,6 +119,8 @@ impl Cluster {
         self.holds
             .insert(job, reservation, Some(Nominated { expires }));
         self.note_checked(job);
+        // Those after it may not have their slots any more.
+        self.holds.unsettle(job);
     }
 
     /// Gives up nominations that were not carried out in time.

@@ -106,6 +106,8 @@ pub(crate) struct Holds {
     pub(crate) room: Room,
     /// Nodes on which anything is kept as those see them who look for slots.
     pub(crate) beside: Beside,
+    /// Jobs for which something was restored, until it is known who must leave their slots.
+    pub(crate) restored: BTreeSet<JobUid>,
     /// How many nodes were searched for slots in this call.
     pub(crate) looked: usize,
     /// True when that was so many that some have not had their turn.
@@ -202,6 +204,24 @@ impl Holds {
             stamp: self.next_stamp,
         };
         self.by_job.insert(uid.clone(), hold);
+    }
+
+    /// Lets all others be looked at again of which something is kept on the nodes of a hold.
+    pub(crate) fn unsettle(&mut self, uid: &JobUid) {
+        let hold = self.by_job.get(uid);
+        let nodes = hold.map(Hold::nodes).unwrap_or_default();
+        let here = nodes.into_iter().filter_map(|node| self.by_node.get(node));
+        let others: BTreeSet<JobUid> = here
+            .flatten()
+            .filter(|other| *other != uid)
+            .cloned()
+            .collect();
+        for other in others {
+            let hold = self.by_job.get_mut(&other);
+            if let Some((changes, _)) = hold.and_then(|hold| hold.checked.as_mut()) {
+                *changes = u64::MAX;
+            }
+        }
     }
 
     pub(crate) fn remove(&mut self, uid: &JobUid) -> Option<Hold> {
@@ -382,6 +402,10 @@ impl Cluster {
             };
             if there_by_then || other == uid {
                 for phantom in self.phantoms(held, name) {
+                    // Whom it waits for without a time has come and gone by then.
+                    if until.is_none() && hold.reservation.waits_for.contains(&phantom.uid) {
+                        continue;
+                    }
                     let ended = self.outlook(&|_| None, now).leaves(&phantom);
                     if other == uid || until.is_none_or(|until| ended > Leaves::By(until)) {
                         then.add(phantom);

@@ -143,6 +143,17 @@ pub(crate) fn opening(
     state: &NodeState,
     outlook: &Outlook<'_>,
 ) -> Option<Opening> {
+    opening_if(state, outlook, |then| {
+        fit::fit(needs, name, then).map(|_| ())
+    })
+}
+
+/// The same of whatever fits a node if this says so; a misfit that waiting does not cure ends the search.
+pub(crate) fn opening_if(
+    state: &NodeState,
+    outlook: &Outlook<'_>,
+    fits: impl Fn(&NodeState) -> Result<(), Misfit>,
+) -> Option<Opening> {
     let mut then = state.working_copy();
     let mut leaving: Vec<(Leaves, Reverse<usize>, &JobUid)> = state
         .jobs
@@ -152,7 +163,7 @@ pub(crate) fn opening(
     leaving.sort_unstable();
     let mut gone: Vec<(Leaves, &JobUid, Vacated)> = Vec::new();
     let mut leaving = leaving.into_iter();
-    while let Err(misfit) = fit::fit(needs, name, &then) {
+    while let Err(misfit) = fits(&then) {
         if !passes(&misfit) {
             return None;
         }
@@ -164,7 +175,7 @@ pub(crate) fn opening(
     let mut when = Leaves::By(outlook.now);
     while let Some((leaves, uid, job)) = gone.pop() {
         then.reoccupy(job);
-        if fit::fit(needs, name, &then).is_ok() {
+        if fits(&then).is_ok() {
             continue;
         }
         then.vacate(uid);
