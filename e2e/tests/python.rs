@@ -3,9 +3,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use crds::{Job, JobStatus, PREEMPT_ANNOTATION, Phase};
@@ -91,25 +91,42 @@ fn the_example_brings_the_helper_along_as_it_is() -> Result<()> {
     Ok(())
 }
 
-/// Follows the log of an attempt until a line is as wanted, which is answered.
-fn follow(
-    cluster: &Cluster,
-    name: &str,
-    attempt: u32,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<String> {
-    let mut follows = Command::new(binary("gctl"))
-        .args(["logs", "-f", name, "--attempt", &attempt.to_string()])
-        .env("KUBECONFIG", cluster.kubeconfig())
-        .env("HOME", cluster.dir())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let lines = BufReader::new(follows.stdout.take().context("stdout is piped")?).lines();
-    let found = lines.map_while(Result::ok).find(|line| wanted(line));
-    let _ = follows.kill();
-    follows.wait()?;
-    found.with_context(|| format!("the log of {name} ended before"))
+/// Somebody who follows a job's log.
+struct Follower {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Follower {
+    fn new(cluster: &Cluster, name: &str) -> Result<Self> {
+        let mut process = Command::new(binary("gctl"))
+            .args(["logs", "-f", name])
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .env("HOME", cluster.dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = process.stdout.take().context("stdout is piped")?;
+        Ok(Self {
+            process,
+            lines: BufReader::new(output).lines(),
+        })
+    }
+
+    /// The next line that is as wanted.
+    fn find(&mut self, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let mut lines = self.lines.by_ref().map_while(Result::ok);
+        lines
+            .find(|line| wanted(line))
+            .context("the log ended before")
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 async fn log_of(client: &kube::Client, name: &str, attempt: u32) -> Result<String> {
@@ -150,8 +167,10 @@ async fn a_python_job_that_is_preempted_saves_itself_and_goes_on_from_there() ->
         let job = serde_json::from_value(job)?;
         jobs.create(&PostParams::default(), &job).await?;
     }
-    for name in ["returns", "stays"] {
-        follow(&cluster, name, 1, |line| line == "step 2")?;
+    let mut of_returns = Follower::new(&cluster, "returns")?;
+    let mut of_stays = Follower::new(&cluster, "stays")?;
+    for (name, log) in [("returns", &mut of_returns), ("stays", &mut of_stays)] {
+        log.find(|line| line == "step 2")?;
         let wish = json!({"metadata": {"annotations": {PREEMPT_ANNOTATION: "1"}}});
         jobs.patch(name, &PatchParams::default(), &Patch::Merge(wish))
             .await?;
@@ -182,7 +201,11 @@ async fn a_python_job_that_is_preempted_saves_itself_and_goes_on_from_there() ->
     let reason = first.reason.as_deref().unwrap_or_default();
     assert!(reason.contains("preempted"), "{reason}");
     let step = saved_step(&client, "returns").await?;
-    let begins = follow(&cluster, "returns", 2, |line| line.contains("at step"))?;
+    // Who follows the job is told of both attempts.
+    let begins = of_returns.find(|line| line.starts_with("goes on at step"))?;
     assert_eq!(begins, format!("goes on at step {step}"));
+    // And to the end of a job that has one.
+    of_stays.find(|line| line == "gctl-checkpoint-complete")?;
+    assert!(of_stays.find(|_| true).is_err());
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! `gctl logs`: a job's output, from any offset, and on as it is written.
 //!
 //! **Guarantees.** A lost connection loses and repeats nothing: reading goes on from the byte that was reached, in the same attempt.
+//! Who follows a job gets the attempts that come after, whole and in order, until the job has ended.
 
 use std::time::Duration;
 
+use crds::Job;
 use futures::StreamExt;
 use http_body_util::BodyExt;
 
@@ -26,7 +28,8 @@ pub struct Args {
     /// Name of the job
     #[arg(value_name = "JOB")]
     pub job: String,
-    /// Go on until the attempt has ended; waits for a job that has not started
+    /// Go on until the job has ended, through all attempts that follow (with --attempt, until that has); waits for a job that
+    /// has not started
     #[arg(short, long)]
     pub follow: bool,
     /// Only the last lines
@@ -65,7 +68,7 @@ pub async fn run(session: &mut Session, args: &Args) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-/// Copies a job's output to standard output until its attempt has ended.
+/// Copies a job's output to standard output until it has ended.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -78,9 +81,21 @@ struct Reader {
     object: String,
     attempted: String,
     attempt: Option<u32>,
+    /// True when that attempt was asked for, and no other.
+    only: bool,
     offset: Option<u64>,
     tail_bytes: Option<u64>,
     follow: bool,
+}
+
+/// What comes after all that an attempt has written so far.
+enum Next {
+    /// It may write more, or the job may run again.
+    Wait,
+    /// Another attempt.
+    Attempt(u32),
+    /// Nothing.
+    Over,
 }
 
 /// How a stream of bytes came to its end.
@@ -97,6 +112,7 @@ impl Reader {
             object: target.path(),
             attempted: format!("read the log of {}", target.label()),
             attempt,
+            only: attempt.is_some(),
             offset: None,
             tail_bytes: None,
             follow,
@@ -136,22 +152,35 @@ impl Reader {
     async fn copy(&mut self, session: &mut Session) -> Result<(), Error> {
         let mut pause = PAUSE.0;
         let mut failures = 0;
+        let mut read = false;
         loop {
             let opened = self.open(session, self.follow).await;
             let reason = match opened {
                 Ok(response) => {
                     failures = 0;
-                    pause = PAUSE.0;
-                    match self.pour(session, response).await? {
+                    read = true;
+                    let from = self.offset;
+                    let end = self.pour(session, response).await?;
+                    if self.offset != from {
+                        pause = PAUSE.0;
+                    }
+                    match end {
                         End::Clean if !self.follow => return Ok(()),
                         End::Clean => {
-                            if self.is_complete(session).await? {
+                            if self.is_over(session).await? {
                                 return Ok(());
                             }
                             None
                         }
                         End::Broken(reason) => Some(reason),
                     }
+                }
+                Err(error) if error.is_not_found() && read && self.follow => {
+                    // An attempt after one that was read has written nothing, or not yet.
+                    if self.is_over(session).await? {
+                        return Ok(());
+                    }
+                    None
                 }
                 Err(error) if error.is_not_found() => {
                     self.explain_missing(session, error).await?;
@@ -192,20 +221,39 @@ impl Reader {
         Ok(End::Clean)
     }
 
-    /// A stream that was followed to its end: is there more to come? Not when the job has ended or this attempt is over.
-    async fn is_complete(&self, session: &Session) -> Result<bool, Error> {
-        let Some(job) = session
-            .api
-            .find(&self.object, &self.attempted)
-            .await?
+    /// A stream was followed to its end: is there no more to come? Goes on to the next attempt if there is one.
+    async fn is_over(&mut self, session: &mut Session) -> Result<bool, Error> {
+        let job = session.api.find(&self.object, &self.attempted).await?;
+        match job
             .and_then(follow::read_job)
-        else {
-            return Ok(true);
-        };
-        let status = job.status.clone().unwrap_or_default();
-        let superseded = self.attempt.is_some_and(|attempt| attempt < status.attempt);
-        let over = status.finish_time.is_some() && status.release.is_some();
-        Ok(follow::phase_of(&job).is_terminal() || superseded || over)
+            .map_or(Next::Over, |job| self.next(&job))
+        {
+            Next::Wait => Ok(false),
+            Next::Over => Ok(true),
+            Next::Attempt(attempt) => {
+                session.output.say(format!("attempt {attempt} follows"));
+                self.attempt = Some(attempt);
+                self.offset = None;
+                self.tail_bytes = None;
+                Ok(false)
+            }
+        }
+    }
+
+    fn next(&self, job: &Job) -> Next {
+        let latest = job.status.as_ref().map_or(0, |status| status.attempt);
+        let later = self.attempt.filter(|attempt| *attempt < latest);
+        match later {
+            Some(_) if self.only => Next::Over,
+            Some(attempt) => Next::Attempt(attempt + 1),
+            None if follow::phase_of(job).is_terminal() => Next::Over,
+            None if self.only => {
+                let status = job.status.as_ref();
+                let over = status.is_some_and(|s| s.finish_time.is_some() && s.release.is_some());
+                if over { Next::Over } else { Next::Wait }
+            }
+            None => Next::Wait,
+        }
     }
 
     /// Nothing was written yet: an error, unless it can still come and is waited for.
@@ -326,6 +374,56 @@ fn path(namespace: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn job(attempt: u32, phase: &str, over: bool) -> Job {
+        let mut status = serde_json::json!({"attempt": attempt, "phase": phase});
+        if over {
+            status["finishTime"] = "2026-01-01T00:00:00.000000Z".into();
+            status["release"] =
+                serde_json::json!({"attempt": attempt, "time": "2026-01-01T00:00:00.000000Z"});
+        }
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "gctl.dev/v1", "kind": "Job", "metadata": {"name": "x"},
+            "spec": {"command": ["x"]}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_job_is_followed_through_its_attempts_and_an_attempt_until_it_is_over() {
+        let rows = [
+            // read, asked for, latest, phase, over, next
+            (1, false, 1, "Running", false, "wait"),
+            (1, false, 1, "Succeeded", true, "over"),
+            // It ended, and may be put back into the queue.
+            (1, false, 1, "Stopping", true, "wait"),
+            (1, false, 1, "Pending", false, "wait"),
+            (1, false, 2, "Scheduled", false, "2"),
+            (1, false, 3, "Failed", true, "2"),
+            (3, false, 3, "Failed", true, "over"),
+            (1, true, 1, "Running", false, "wait"),
+            (1, true, 1, "Stopping", true, "over"),
+            (1, true, 2, "Running", false, "over"),
+        ];
+        for (attempt, only, latest, phase, over, expected) in rows {
+            let reader = Reader {
+                path: String::new(),
+                object: String::new(),
+                attempted: String::new(),
+                attempt: Some(attempt),
+                only,
+                offset: None,
+                tail_bytes: None,
+                follow: true,
+            };
+            let next = match reader.next(&job(latest, phase, over)) {
+                Next::Wait => "wait".to_owned(),
+                Next::Over => "over".to_owned(),
+                Next::Attempt(attempt) => attempt.to_string(),
+            };
+            assert_eq!(next, expected, "{attempt} {only} {latest} {phase}");
+        }
+    }
 
     #[test]
     fn the_last_lines_are_found_with_and_without_a_final_newline() {
