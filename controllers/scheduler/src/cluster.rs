@@ -186,6 +186,7 @@ impl Cluster {
                 self.fleet.forget_exits();
             }
             self.change_queue(name, |entry| entry.state = queue);
+            self.borrowing_changed(|_| true);
             self.queue_freed(name);
             self.reasons_stale();
             self.version += 1;
@@ -380,6 +381,7 @@ impl Cluster {
         self.version += 1;
         let usage = Usage::of(&job);
         self.change_queue(&job.queue, |queue| queue.used = queue.used.plus(usage));
+        self.borrowing_changed(|holder| *holder == job.queue);
         self.holds.room.came(&job);
         self.holds.room.changed(&job.node);
         self.gangs.placed(&job);
@@ -406,6 +408,9 @@ impl Cluster {
             self.holds.room.left(&job);
             let usage = Usage::of(&job);
             self.change_queue(&job.queue, |queue| queue.used = queue.used.minus(usage));
+            if self.has_quota(&job.queue) {
+                self.borrowing_changed(|_| true);
+            }
             self.queue_freed(&job.queue);
         }
     }

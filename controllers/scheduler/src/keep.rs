@@ -549,7 +549,9 @@ impl Cluster {
             };
             let others = self.holds.on(name).filter(|(uid, _)| {
                 let other = self.waiting_job(uid);
-                other.is_some_and(|other| self.precedes(other, job, now))
+                other.is_some_and(|other| {
+                    self.precedes(other, job, now) && !self.is_taken_back(hold, job, other)
+                })
             });
             let mut then = self.at_start(name, state, (&job.uid, hold), others, now);
             hold.slots_on(name).all(|slot| {

@@ -4,6 +4,9 @@
 //! like a reservation, except that nobody is let in beside it, until it is placed, the slots break, or it expires. A holder
 //! whose slots are free but for jobs that it may displace, or will be by the time that it was promised, takes them back.
 //!
+//! **Owners first.** What others leave for a job whose queue owns all that it asks for is kept from whoever would borrow, also from
+//! those before it in the order: those who give back come before it as often as not.
+//!
 //! **Limits.** At most [`MOST_NOMINATIONS`] are under way at a time, and a call plans at most [`MOST_PLANS`] times. A job for
 //! which there was no plan is planned for again only on nodes where something changed since.
 

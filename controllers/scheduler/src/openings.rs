@@ -142,7 +142,9 @@ impl Cluster {
         let mut alone = true;
         for (uid, hold) in self.holds.on(name) {
             let before = self.waiting_job(uid);
-            if *uid != lead.uid && before.is_some_and(|other| self.precedes(other, lead, now)) {
+            if *uid != lead.uid
+                && before.is_some_and(|other| self.keeps_out(hold, other, lead, now))
+            {
                 stamps.push(hold.stamp);
                 // Members of a gang may come and go while what is kept for it stays.
                 alone &= hold.reservation.slots.len() == 1;
@@ -221,7 +223,9 @@ impl Cluster {
         let lead = self.lead_of(job);
         for (uid, hold) in self.holds.on(name) {
             let before = self.waiting_job(uid);
-            if *uid != lead.uid && before.is_some_and(|other| self.precedes(other, lead, now)) {
+            if *uid != lead.uid
+                && before.is_some_and(|other| self.keeps_out(hold, other, lead, now))
+            {
                 let seen = seen.get_or_insert_with(|| state.working_copy());
                 if hold.nominated.is_some() {
                     for victim in &hold.reservation.waits_for {

@@ -11,7 +11,7 @@ use std::fmt;
 
 use crate::cluster::{Cluster, QueueEntry, Usage};
 use crate::explain::Explanation;
-use crate::input::{Bytes, GpuRequest, MilliCpu, QueueName, QueueState, Quota, Requirements};
+use crate::input::{Bytes, GpuRequest, Job, MilliCpu, QueueName, QueueState, Quota, Requirements};
 use crate::shelf::Amounts;
 
 /// What quotas are about.
@@ -112,6 +112,22 @@ impl Quota {
             Resource::Vram => self.vram.map(|bytes| bytes.0),
             Resource::Cpu => self.cpu.map(|cpu| cpu.0),
         }
+    }
+}
+
+impl Quota {
+    /// Does it give the queue any of the GPUs or cores that are asked for?
+    pub(crate) fn gives(&self, asked: Usage) -> bool {
+        (asked.gpus > 0 && (self.gpus.is_some() || self.vram.is_some()))
+            || (asked.cpu.0 > 0 && self.cpu.is_some())
+    }
+
+    /// Is that more than the quota in anything?
+    pub(crate) fn is_exceeded_by(&self, used: Usage) -> bool {
+        self.jobs.is_some_and(|most| used.jobs > most)
+            || self.gpus.is_some_and(|most| used.gpus > most)
+            || self.vram.is_some_and(|most| used.vram > most)
+            || self.cpu.is_some_and(|most| used.cpu > most)
     }
 }
 
@@ -277,6 +293,45 @@ impl Cluster {
             }
         }
         None
+    }
+
+    /// Would a job's queue hold more than it owns with the job, or with its gang, of anything that it asks for?
+    pub(crate) fn would_borrow(&self, job: &Job) -> bool {
+        let asked = self.asked_together(job);
+        let queue = self.queues.get(&job.queue);
+        queue.is_some_and(|queue| {
+            RESOURCES.into_iter().any(|resource| {
+                let (held, asked) = (queue.used.resource(resource), asked.resource(resource));
+                let owned = queue.state.quota.of(resource);
+                owned.is_some_and(|owned| asked > 0 && held.saturating_add(asked) > owned)
+            })
+        })
+    }
+
+    /// Does a job's queue own what the job, or its gang, asks for?
+    pub(crate) fn would_own(&self, job: &Job) -> bool {
+        let asked = self.asked_together(job);
+        let queue = self.queues.get(&job.queue);
+        queue.is_some_and(|queue| {
+            let quota = &queue.state.quota;
+            quota.gives(asked) && !quota.is_exceeded_by(queue.used.plus(asked))
+        })
+    }
+
+    /// Does a queue own anything?
+    pub(crate) fn has_quota(&self, name: &QueueName) -> bool {
+        let queue = self.queues.get(name);
+        queue.is_some_and(|queue| queue.state.quota != Quota::default())
+    }
+
+    /// What a job asks for together with the members of its gang that have no node.
+    fn asked_together(&self, job: &Job) -> Usage {
+        if job.gang.is_none() {
+            return Usage::asked(&job.requirements);
+        }
+        let unit = self.unit(job).into_iter();
+        let asked = unit.map(|one| Usage::asked(&one.requirements));
+        asked.fold(Usage::default(), Usage::plus)
     }
 
     /// What all queues own and hold together, counted anew.

@@ -306,7 +306,7 @@ impl Cluster {
         for (uid, hold) in self.holds.on(node) {
             let holder = self.waiting_job(uid)?;
             let own = *uid == lead.uid;
-            if !own && self.precedes(holder, lead, now) {
+            if !own && self.keeps_out(hold, holder, lead, now) {
                 before.push((uid, hold, !self.is_clear_of(job, holder, hold, now)));
             }
         }
@@ -483,6 +483,40 @@ impl Cluster {
     /// Does one waiting job come before another in the order?
     pub(crate) fn precedes(&self, one: &Job, other: &Job, now: Millis) -> bool {
         self.key_of_job(one, now) < self.key_of_job(other, now)
+    }
+
+    /// Is what is kept for a holder kept from a job? It is from those after it in the order. What others are made to leave for
+    /// a holder whose queue owns it is also kept from whoever would borrow, or those who give back would take it again.
+    pub(crate) fn keeps_out(&self, hold: &Hold, holder: &Job, job: &Job, now: Millis) -> bool {
+        self.precedes(holder, job, now) || self.is_taken_back(hold, holder, job)
+    }
+
+    /// Is the holder an owner for whom others leave, and the job one that would borrow?
+    pub(crate) fn is_taken_back(&self, hold: &Hold, holder: &Job, job: &Job) -> bool {
+        hold.nominated.is_some() && self.would_borrow(job) && self.would_own(holder)
+    }
+
+    /// Who would borrow may be kept out by nominations for those who own; that may be over once a queue holds more or less.
+    /// The nodes of those whose holder `concerns` are looked at anew.
+    pub(crate) fn borrowing_changed(&mut self, concerns: impl Fn(&QueueName) -> bool) {
+        let nominated = self
+            .holds
+            .all()
+            .filter(|(_, hold)| hold.nominated.is_some());
+        let concerned = nominated.filter(|(uid, _)| {
+            let holder = self.waiting_job(uid);
+            holder.is_some_and(|holder| concerns(&holder.queue) && self.has_quota(&holder.queue))
+        });
+        let nodes: BTreeSet<NodeName> = concerned
+            .flat_map(|(_, hold)| hold.nodes().into_iter().cloned())
+            .collect();
+        if nodes.is_empty() {
+            return;
+        }
+        self.holds.given_up += 1;
+        for node in &nodes {
+            self.node_freed(node);
+        }
     }
 
     /// How well a job fits a node beside what is kept there for those before it.

@@ -107,12 +107,19 @@ fn world() -> impl Strategy<Value = World> {
                 own.borrow = lends.then(Quota::default);
                 let mut first = gpus(one);
                 first.quota.jobs = jobs;
+                let mut guest = gpus(Some(0));
+                guest.borrow = Some(Quota::default());
                 let mut second = gpus(two);
                 second.min_runtime = Span::seconds(minutes * 60);
                 let mut world = World {
                     nodes,
                     tenants: Vec::new(),
-                    queues: BTreeMap::from([("mine", own), ("one", first), ("two", second)]),
+                    queues: BTreeMap::from([
+                        ("mine", own),
+                        ("one", first),
+                        ("two", second),
+                        ("guest", guest),
+                    ]),
                     waiting: Waiting {
                         members,
                         gpus: gpus_each,
@@ -234,12 +241,17 @@ impl World {
         if tenant.preemptible && tenant.priority < self.waiting.priority {
             return Some(Right::Priority);
         }
+        let within = self.owns();
+        let borrowed = tenant.queue != "mine" && self.is_above(tenant.queue, &BTreeSet::new());
+        (within && borrowed).then_some(Right::Borrowed)
+    }
+
+    /// Does the queue of those who wait own all that they ask for?
+    fn owns(&self) -> bool {
         let asked = u64::from(self.waiting.gpus) * self.waiting.members as u64;
         let (held, _) = self.held("mine", &BTreeSet::new());
         let owned = self.queues["mine"].quota.gpus;
-        let within = owned.is_some_and(|owned| asked > 0 && held + asked <= owned);
-        let borrowed = tenant.queue != "mine" && self.is_above(tenant.queue, &BTreeSet::new());
-        (within && borrowed).then_some(Right::Borrowed)
+        owned.is_some_and(|owned| asked > 0 && held + asked <= owned)
     }
 
     /// May these go together? Of each queue there must be one who borrowed and goes last: the others leave it above its quota.
@@ -445,11 +457,12 @@ proptest! {
         prop_assert_eq!(nomination.slots.len(), world.waiting.members);
         let victims: BTreeSet<&JobUid> = nomination.victims.iter().collect();
         // Somebody comes who would like the room, and those who fall go one after the other.
+        // What the gang's queue owns is kept from borrowers whoever they are; else from those who come after the gang.
         let late = Job {
             uid: "late".into(),
-            queue: "free".into(),
-            priority: -1,
-            enqueued_micros: 1_000_000,
+            queue: if world.owns() { "guest" } else { "free" }.into(),
+            priority: if world.owns() { 10 } else { -1 },
+            enqueued_micros: if world.owns() { 0 } else { 1_000_000 },
             requirements: world.members()[0].requirements.clone(),
             ..Job::default()
         };

@@ -10,7 +10,6 @@ use crate::fit;
 use crate::input::{BoundJob, Job, JobUid, Millis, NodeName, QueueName};
 use crate::node_state::NodeState;
 
-use super::victims::{exceeds, owns};
 use super::{Plan, Right};
 
 /// What is wrong with plans for these jobs that are placed together, one for each.
@@ -130,7 +129,7 @@ impl<'a> Planned<'a> {
         let queue = self.cluster.queues.get(&self.together[0].queue);
         queue.is_some_and(|queue| {
             let quota = &queue.state.quota;
-            owns(quota, asked) && !exceeds(queue.used.plus(asked), quota)
+            quota.gives(asked) && !quota.is_exceeded_by(queue.used.plus(asked))
         })
     }
 
@@ -159,7 +158,7 @@ impl<'a> Planned<'a> {
                     let before = its().filter(|(unit, _)| *unit != last);
                     let before = before.flat_map(|(_, (_, all))| all.iter());
                     let given = before.fold(Usage::default(), |sum, one| sum.plus(Usage::of(one)));
-                    exceeds(queue.used.minus(given), &queue.state.quota)
+                    queue.state.quota.is_exceeded_by(queue.used.minus(given))
                 })
         })
     }

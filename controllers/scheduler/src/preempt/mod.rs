@@ -358,7 +358,7 @@ fn promising<'a>(
 /// Does any queue hold more than its quota?
 pub(crate) fn is_anything_borrowed(cluster: &Cluster) -> bool {
     let mut queues = cluster.queues.values();
-    queues.any(|queue| victims::exceeds(queue.used, &queue.state.quota))
+    queues.any(|queue| queue.state.quota.is_exceeded_by(queue.used))
 }
 
 impl Cluster {

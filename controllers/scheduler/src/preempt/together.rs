@@ -25,8 +25,8 @@ use super::{Cost, NoPlan, Plan, Victim, cheapest, promising, why_none};
 /// Nodes on which sets are tried together, beside two for each member.
 const MOST_NODES: usize = 16;
 
-/// Most nodes that are asked whether there may be room.
-const MOST_ASKED: usize = 256;
+/// Most nodes that are searched for sets.
+const MOST_SEARCHED: usize = 256;
 
 /// Most looks at sets that are tried together.
 const MOST_TRIES: u32 = 4000;
@@ -230,10 +230,8 @@ fn offers_to<'a>(
 ) -> Vec<Offer<'a>> {
     let mut offers: Vec<(Cost, Offer<'a>)> = Vec::new();
     let mut promising = promising(rights, None, now);
-    for _ in 0..MOST_ASKED {
-        let Some(std::cmp::Reverse((_, _, name))) = promising.pop() else {
-            break;
-        };
+    let mut searched = 0;
+    while let Some(std::cmp::Reverse((_, _, name))) = promising.pop() {
         let Some((name, state)) = rights.cluster.nodes.get_key_value(name) else {
             continue;
         };
@@ -245,12 +243,15 @@ fn offers_to<'a>(
             continue;
         }
         let seen = seen_by(rights, name, state, now);
-        let sets = Search::new(rights, name, &seen, true).map(Search::every);
+        let Some(search) = Search::new(rights, name, &seen, true) else {
+            continue;
+        };
+        searched += 1;
         let candidates = |set: Vec<_>| {
             let bound = set.iter().filter_map(|uid| state.jobs.get(uid));
             bound.filter_map(|bound| rights.candidate(bound)).collect()
         };
-        let sets = sets.unwrap_or_default().into_iter();
+        let sets = search.every().into_iter();
         let mut sets: Vec<(Cost, Vec<Candidate<'a>>)> = sets
             .map(candidates)
             .map(|set: Vec<_>| (cost_of(set.iter()), set))
@@ -261,7 +262,7 @@ fn offers_to<'a>(
             let sets = sets.into_iter().map(|(_, set)| set).collect();
             offers.push((least, Offer { name, sets }));
         }
-        if offers.len() == most {
+        if offers.len() == most || searched == MOST_SEARCHED {
             break;
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Cluster, Usage};
-use crate::input::{BoundJob, Job, Millis, NodeName, QueueName, Quota};
+use crate::input::{BoundJob, Job, Millis, NodeName, QueueName};
 use crate::node_state::NodeState;
 
 use super::{Cost, Right, Victim};
@@ -85,7 +85,7 @@ impl<'a> Rights<'a> {
         let queue = cluster.queues.get(&job.queue);
         let reclaims = queue.is_some_and(|queue| {
             let quota = &queue.state.quota;
-            owns(quota, asked) && !exceeds(queue.used.plus(asked), quota)
+            quota.gives(asked) && !quota.is_exceeded_by(queue.used.plus(asked))
         });
         Self {
             cluster,
@@ -220,7 +220,7 @@ impl<'a> Rights<'a> {
 
     fn borrows(&self, name: &QueueName) -> bool {
         let queue = self.cluster.queues.get(name);
-        queue.is_some_and(|queue| exceeds(queue.used, &queue.state.quota))
+        queue.is_some_and(|queue| queue.state.quota.is_exceeded_by(queue.used))
     }
 
     /// Do borrowers lose no more than they borrowed, with these and with those who are taken already? The last that is taken
@@ -252,22 +252,8 @@ impl<'a> Rights<'a> {
             borrowed.is_empty()
                 || borrowed.into_iter().any(|last| {
                     let before_last = queue.used.minus(sum.minus(last));
-                    exceeds(before_last, &queue.state.quota)
+                    queue.state.quota.is_exceeded_by(before_last)
                 })
         })
     }
-}
-
-/// Does the quota give the queue something of what is asked for?
-pub(super) fn owns(quota: &Quota, asked: Usage) -> bool {
-    (asked.gpus > 0 && (quota.gpus.is_some() || quota.vram.is_some()))
-        || (asked.cpu.0 > 0 && quota.cpu.is_some())
-}
-
-/// Is that more than the quota in anything?
-pub(super) fn exceeds(used: Usage, quota: &Quota) -> bool {
-    quota.jobs.is_some_and(|most| used.jobs > most)
-        || quota.gpus.is_some_and(|most| used.gpus > most)
-        || quota.vram.is_some_and(|most| used.vram > most)
-        || quota.cpu.is_some_and(|most| used.cpu > most)
 }
