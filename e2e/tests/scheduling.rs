@@ -519,6 +519,35 @@ async fn the_settings_in_force_are_told_by_an_object() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_of_the_controllers_does_not_begin_the_wait_for_a_reservation_anew() -> Result<()>
+{
+    let mut sim = Sim::start(one_gpu()).await?;
+    let limited = with(
+        sleeps(600, json!({"gpus": 1})),
+        json!({"activeDeadlineSeconds": 900}),
+    );
+    sim.submit("runs", limited).await?;
+    tokio::time::sleep(SETTLED).await;
+    sim.submit("waits", sleeps(5, json!({"gpus": 1}))).await?;
+    let reserved = |jobs: &BTreeMap<String, Job>| {
+        let waiting = status(&jobs["waits"]).waiting;
+        waiting.is_some_and(|waiting| waiting.reservation.is_some())
+    };
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let before = sim.list().await?;
+    assert!(!reserved(&before), "it has not waited long enough");
+    let since = status(&before["waits"]).waiting.context("told")?.since;
+    assert!(since.is_some(), "it says since when it waits for nodes");
+    sim.crash_controllers();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sim.start_controllers();
+    // A minute after it began to wait, and a few seconds for the writes.
+    let jobs = sim.run_until(Duration::from_secs(20), reserved).await?;
+    assert_eq!(status(&jobs["waits"]).waiting.context("told")?.since, since);
+    sim.check()
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_preemption_is_carried_out_across_a_restart_of_the_controllers() -> Result<()> {
     for after_millis in [20, 200, 1000, 3000] {
         let mut sim = Sim::start(one_gpu()).await?;

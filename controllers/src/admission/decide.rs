@@ -81,6 +81,7 @@ fn status(observed: &Observed<'_>) -> JobStatus {
             next.waiting = Some(Waiting {
                 reason: withheld.reason().to_owned(),
                 message: Some(withheld.to_string()),
+                since: None,
                 reservation: None,
             });
         }

@@ -156,6 +156,7 @@ impl ArrayState {
             Some(Waiting {
                 reason: reason.to_owned(),
                 message: Some(message),
+                since: None,
                 reservation: None,
             })
         };

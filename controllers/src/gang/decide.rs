@@ -144,6 +144,7 @@ impl Observed<'_> {
             Some(Waiting {
                 reason: reason.to_owned(),
                 message: Some(message),
+                since: None,
                 reservation: None,
             })
         };
@@ -365,6 +366,7 @@ fn told(job: &Job) -> Option<Waiting> {
     let waiting = job.status.as_ref()?.waiting.clone()?;
     Some(Waiting {
         reservation: None,
+        since: None,
         ..waiting
     })
 }

@@ -78,6 +78,7 @@ fn suspended(job: &Job) -> Reason {
     Reason {
         class: "Suspended",
         message: message.to_owned(),
+        since: None,
     }
 }
 
@@ -100,6 +101,7 @@ fn kept_by_gang(job: &Job, status: &JobStatus, parents: &[&Job]) -> Option<Reaso
     Some(Reason {
         class: GANG_FORMING,
         message,
+        since: None,
     })
 }
 
@@ -210,6 +212,7 @@ pub(super) fn tell(job: &Arc<Job>, reason: Reason, reservation: Option<Reservati
     next.waiting = Some(Waiting {
         reason: reason.class.to_owned(),
         message: Some(reason.message),
+        since: reason.since,
         reservation,
     });
     Op::job_status(job, next)
@@ -406,6 +409,7 @@ mod tests {
         let reason = |class| Reason {
             class,
             message: "5 free".to_owned(),
+            since: None,
         };
         let told = applied(&Plan::of(tell(&job, reason("A"), None))).unwrap();
         assert_eq!(tell(&told, reason("A"), None), None);

@@ -287,8 +287,17 @@ fn names(slot: &Slot) -> Vec<String> {
     gpus.map(|gpu| gpu.as_str().to_owned()).collect()
 }
 
+/// Since when a job has waited for nodes, as its status says it: so its turn to have a reservation does not move when this
+/// process starts anew. Others that need the same and were placed since then are not known; they count for nothing.
+pub(super) fn restore_wait(cluster: &mut Cluster, job: &Job) {
+    let waiting = job.status.as_ref().and_then(|s| s.waiting.as_ref());
+    if let Some(since) = waiting.and_then(|waiting| waiting.since.as_ref()) {
+        cluster.restore_wait(&job_uid(job), Millis(since.0.as_millisecond()));
+    }
+}
+
 /// The API says whole seconds; what is promised for the middle of one is promised for its end.
-fn whole_second(time: Millis) -> Time {
+pub(super) fn whole_second(time: Millis) -> Time {
     let seconds = time.0.div_euclid(1000) + i64::from(time.0.rem_euclid(1000) > 0);
     Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
 }

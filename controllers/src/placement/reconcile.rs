@@ -10,7 +10,7 @@ use scheduler::{Cluster, Decision, Estimate, JobState, JobUid, Millis, NodeName,
 use super::ancestors::ancestors;
 use super::convert::Known;
 use super::decide::{View, avoidance, bind, infeasible, tell, view};
-use super::holds::Holds;
+use super::holds::{Holds, whole_second};
 use super::runtimes::Runtimes;
 use super::untold::{Reason, Untold};
 use super::{convert, decide, usage};
@@ -269,10 +269,15 @@ impl Placement {
                 tracing::info!(namespace = %key.namespace, name = %key.name, %why, "infeasible");
                 infeasible(job, why.to_string(), now)
             }
-            Decision::Waiting { why, .. } => {
+            Decision::Waiting { job: id, why } => {
+                // Not before it was queued: others that need the same may have waited longer.
+                let queued = job.status.as_ref().and_then(|s| s.enqueue_time.as_ref());
+                let queued = queued.map_or(Millis(i64::MIN), |time| millis(time.0));
+                let since = self.cluster.waits_since(&id);
                 let reason = Reason {
                     class: why.class().as_str(),
                     message: why.to_string(),
+                    since: since.map(|since| whole_second(since.max(queued))),
                 };
                 self.untold.add(&key, reason, now);
                 None

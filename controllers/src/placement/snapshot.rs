@@ -136,6 +136,7 @@ impl Snapshot {
                 };
                 let waiting = convert::waiting_job(job, effective, status, known);
                 self.cluster.upsert_job(waiting);
+                holds::restore_wait(&mut self.cluster, job);
                 Standing::Waits
             }
             View::NotReady(_) => Standing::NotReady,

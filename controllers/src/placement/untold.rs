@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::shell::Key;
 
@@ -24,6 +25,8 @@ const IN_FLIGHT: usize = 8;
 pub(super) struct Reason {
     pub(super) class: &'static str,
     pub(super) message: String,
+    /// Since when nodes have kept the job waiting.
+    pub(super) since: Option<Time>,
 }
 
 /// Reasons that are not written yet.
@@ -120,6 +123,7 @@ mod tests {
         Reason {
             class,
             message: String::new(),
+            since: None,
         }
     }
 

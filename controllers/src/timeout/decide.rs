@@ -227,6 +227,7 @@ mod tests {
             status.waiting = Some(crds::job_status::Waiting {
                 reason: "InsufficientVram".to_owned(),
                 message: Some("needs 40Gi".to_owned()),
+                since: None,
                 reservation: None,
             });
         });
