@@ -260,10 +260,16 @@ async fn lenders() -> Result<Sim> {
 async fn a_gang_takes_back_on_all_its_nodes_what_others_borrowed_and_no_more() -> Result<()> {
     let sim = lenders().await?;
     let names = ["alpha-1", "alpha-2", "alpha-3", "alpha-4"];
-    for name in names {
-        let long = json!({"command": ["sim", "sleep=300"], "resources": {"gpus": 1},
-            "queue": "alpha", "priority": 50, "terminationGracePeriodSeconds": 5});
+    for (at, name) in names.into_iter().enumerate() {
+        // Some leave at once and are before the gang in the order, while others take their time.
+        let command = match at % 2 {
+            0 => json!(["sim", "sleep=300"]),
+            _ => json!(["sim", "ignore-term", "sleep=300"]),
+        };
+        let long = json!({"command": command, "resources": {"gpus": 1}, "preemptible": true,
+            "queue": "alpha", "priority": 50, "terminationGracePeriodSeconds": 20});
         sim.submit(name, long).await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
     }
     let all_run =
         |jobs: &BTreeMap<String, Job>| jobs.values().all(|job| phase(job) == Phase::Running);
