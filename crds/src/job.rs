@@ -279,7 +279,8 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1024))]
     pub gpus: Option<u32>,
-    /// GPU memory needed on each GPU, such as `10Gi`. A GPU job that declares none gets whole idle GPUs.
+    /// GPU memory needed on each GPU, such as `10Gi`. A GPU job that declares none gets whole idle GPUs; so does one that asks for all
+    /// of a card, to at most 7 percent above what it reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vram: Option<Quantity>,
     /// What the GPUs must be.

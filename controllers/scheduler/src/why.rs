@@ -129,6 +129,9 @@ impl Why {
                     }
                 }
                 Standing::Waits(Explanation::QueuePaused { .. }) => ": its queue must be resumed",
+                Standing::Waits(Explanation::PinMissing { .. }) => {
+                    ": a node of that name must come first"
+                }
                 Standing::Waits(Explanation::QuotaExceeded { .. }) => {
                     ": it depends on what its queue and those that lend to it run"
                 }
