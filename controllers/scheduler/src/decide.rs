@@ -126,7 +126,9 @@ impl Cluster {
         self.holds.unfinished = false;
         self.complete_restored(now);
         let mut decisions = Vec::new();
-        if self.is_anyone_newly_entitled(now) {
+        let is_anyone_new = self.is_anyone_newly_entitled(now);
+        self.entitle(now);
+        if is_anyone_new {
             // Before those that come at the same moment take what it has been waiting for.
             self.reserve(now, limit, &mut decisions);
         }

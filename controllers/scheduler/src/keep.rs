@@ -287,7 +287,7 @@ impl Cluster {
     }
 
     /// Moves classes that have waited long enough to those that are entitled.
-    fn entitle(&mut self, now: Millis) {
+    pub(crate) fn entitle(&mut self, now: Millis) {
         if self.holds.entitled.again.is_some_and(|again| again <= now) {
             self.holds.entitled.again = None;
             for id in std::mem::take(&mut self.holds.entitled.hopeless) {

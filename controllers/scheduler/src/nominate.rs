@@ -122,8 +122,11 @@ impl Cluster {
         self.holds
             .insert(job, reservation, Some(Nominated { expires }));
         self.note_checked(job);
-        // Those after it may not have their slots any more.
+        // Those after it may not have their slots any more, and others may have earlier ones: its victims leave.
         self.holds.unsettle(job);
+        let nodes = self.holds.of(job).map(Hold::nodes).unwrap_or_default();
+        let nodes: Vec<NodeName> = nodes.into_iter().cloned().collect();
+        self.holds.other_ends.extend(nodes);
     }
 
     /// Gives up nominations that were not carried out in time.

@@ -419,6 +419,12 @@ proptest! {
         let is_held = |(job, _): &(Job, i64)| job.gang.is_some() && world.cluster.reservation(&job.uid).is_some();
         let rest = if world.waiting.values().any(is_held) { 60 } else { 0 };
         let now = world.now.plus(Span::seconds(rest));
+        // Time alone has nobody tried again, so something happens on every node.
+        for (name, node) in world.nodes.iter().filter(|_| rest > 0) {
+            for cluster in [&mut same, &mut rebuilt] {
+                cluster.upsert_node(name, Node { max_jobs: Some(1000), ..node.clone() });
+            }
+        }
         let (same, rebuilt) = (same.decide(now, usize::MAX), rebuilt.decide(now, usize::MAX));
         prop_assert_eq!(told(same), told(rebuilt));
     }
