@@ -461,7 +461,12 @@ impl Cluster {
                 None
             }
             Some(next) => {
+                let before = self.holds.of(uid).map(|hold| {
+                    let event = hold.checked.map_or(0, |(_, event)| event);
+                    (hold.searched, event)
+                });
                 let old = self.holds.of(uid).map(|hold| hold.reservation.clone());
+                let same_slots = old.as_ref().is_some_and(|old| old.slots == next.slots);
                 touched.extend(
                     old.iter()
                         .flat_map(|old| old.slots.iter().map(|slot| slot.node.clone())),
@@ -481,7 +486,14 @@ impl Cluster {
                 self.holds.insert(uid, next.clone(), None);
                 self.note_checked(uid);
                 if let Some(hold) = self.holds.of_mut(uid) {
-                    hold.searched = now;
+                    match before {
+                        // The slots of a gang are the same, and when they are free is known; others were not searched for.
+                        Some((searched, event)) if job.gang.is_some() && !rested && same_slots => {
+                            hold.searched = searched;
+                            hold.checked = hold.checked.map(|(changes, _)| (changes, event));
+                        }
+                        _ => hold.searched = now,
+                    }
                 }
                 let same = old.is_some_and(|old| {
                     old.slots == next.slots && old.not_later_than == next.not_later_than
@@ -589,12 +601,20 @@ impl Cluster {
         beside: &mut Beside,
         now: Millis,
     ) -> Option<Reservation> {
+        let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);
         if job.gang.is_some() {
-            return is_rested(hold, now)
+            let nodes = hold.nodes();
+            let freed = self.freed.range(since..).map(|(_, name)| name);
+            let mut news = freed.chain(&self.holds.other_ends);
+            let here = own || news.any(|name| nodes.contains(name));
+            let here = here.then(|| self.same_slots(job, hold, now)).flatten();
+            let there = is_rested(hold, now)
                 .then(|| self.find_slots(job, beside, now))
                 .flatten();
+            let sooner =
+                |there: &Reservation| here.as_ref().is_none_or(|here| is_earlier(there, here));
+            return there.filter(sooner).or(here);
         }
-        let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);
         let mut names: BTreeSet<&NodeName> = if own { hold.nodes() } else { BTreeSet::new() };
         names.extend(self.freed.range(since..).map(|(_, name)| name));
         names.extend(&self.holds.other_ends);
@@ -603,6 +623,32 @@ impl Cluster {
         open.retain(|one| than.is_none_or(|than| one.from < Leaves::By(than)));
         let found = self.best_opening(job, open, now).map(reservation);
         found.filter(|found| !found.waits_for.is_empty())
+    }
+}
+
+impl Cluster {
+    /// The slots of a gang as they are, with when they are free by what is known now. Who is let in beside them may stay until
+    /// then, so that must not wait for the next search.
+    fn same_slots(&self, job: &Job, hold: &Hold, now: Millis) -> Option<Reservation> {
+        let displaces = |bound: &BoundJob| self.may_take_back(job, bound);
+        let outlook = self.outlook(&displaces, now);
+        let mut when = Leaves::By(now);
+        let mut waits_for = BTreeSet::new();
+        for slot in &hold.reservation.slots {
+            let (name, state) = self.nodes.get_key_value(&slot.node)?;
+            let needs = &self.waiting_job(&slot.job)?.requirements;
+            let state = self.with_those_before(job, name, state, now);
+            let opening = timeline::opening_if(&state, &outlook, |then| {
+                fit::fit(needs, name, &only(then, &slot.gpus)).map(|_| ())
+            })?;
+            when = when.and(opening.when);
+            waits_for.extend(opening.waits_for);
+        }
+        (!waits_for.is_empty()).then(|| Reservation {
+            slots: hold.reservation.slots.clone(),
+            not_later_than: when.promised(),
+            waits_for: waits_for.into_iter().collect(),
+        })
     }
 }
 

@@ -414,9 +414,8 @@ impl Cluster {
             return in_time;
         }
         let slots = hold.reservation.slots.clone();
-        let mut waits_for = hold.reservation.waits_for.clone();
-        waits_for.extend(victims.iter().cloned());
-        // Who was let in meanwhile may count on their leaving in time.
+        // Others may count on these leaving in time, and on nobody else: who was to be displaced may stay now.
+        let mut waits_for = victims.clone();
         waits_for.extend(leavers);
         waits_for.sort_unstable();
         waits_for.dedup();

@@ -43,7 +43,7 @@ fn status(observed: &Observed<'_>) -> JobStatus {
     let mut next = job.status.clone().unwrap_or_default();
     let inherited = observed
         .parent
-        .and_then(|parent| parent.status.as_ref()?.enqueue_time.clone());
+        .and_then(|parent| place_of_member(parent, job));
     next.enqueue_time = next
         .enqueue_time
         .or(inherited)
@@ -87,6 +87,18 @@ fn status(observed: &Observed<'_>) -> JobStatus {
         }
     }
     next
+}
+
+/// The place in the queue of a member: that of its array or gang, and those of lower index before it.
+fn place_of_member(parent: &Job, member: &Job) -> Option<MicroTime> {
+    let place = parent.status.as_ref()?.enqueue_time.as_ref()?;
+    let behind = jiff::SignedDuration::from_micros(i64::from(member_index(member).unwrap_or(0)));
+    Some(
+        place
+            .0
+            .checked_add(behind)
+            .map_or_else(|_| place.clone(), MicroTime),
+    )
 }
 
 /// The index of a member that its array has tallied already.
@@ -335,13 +347,24 @@ mod tests {
     }
 
     #[test]
-    fn a_member_inherits_the_place_in_the_queue_of_its_array() {
+    fn a_member_inherits_the_place_in_the_queue_of_its_array_behind_those_of_lower_index() {
         let parent = job("p")
             .status(|status| status.enqueue_time = Some(MicroTime(at(1))))
             .build();
-        let (member, _) = settle(member_of(&parent, 3).build(), Some(&parent));
-        let enqueue_time = member.status.as_ref().unwrap().enqueue_time.clone();
-        assert_eq!(enqueue_time, Some(MicroTime(at(1))));
+        let place = |index| {
+            let (member, _) = settle(member_of(&parent, index).build(), Some(&parent));
+            member
+                .status
+                .as_ref()
+                .unwrap()
+                .enqueue_time
+                .clone()
+                .unwrap()
+                .0
+        };
+        assert_eq!(place(0), at(1));
+        let micros = jiff::SignedDuration::from_micros(3);
+        assert_eq!(place(3), at(1).checked_add(micros).unwrap());
     }
 
     #[test]

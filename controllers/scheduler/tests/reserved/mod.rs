@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use scheduler::{Decision, JobUid, Millis, Node, NodeName, Span};
 
-use super::{RESERVE_AFTER, Spec, World, told};
+use super::{LONGEST_GRACE, LONGEST_LIMIT, RESERVE_AFTER, Spec, World, told};
 
 /// Rows of specs without priorities: after, cores, GPUs, GiB on each, limit, grace, preemptible, members, runs.
 type Row = (i64, u64, u32, Option<u64>, Option<i64>, i64, bool, u32, i64);
@@ -253,4 +253,55 @@ fn a_gang_is_not_nominated_where_it_would_start_later_than_promised() {
     let mut world = World::new(&[2, 1]);
     let specs = rows.map(|(priority, row)| spec_of(priority, row));
     world.run(&specs).unwrap();
+}
+
+#[test]
+fn who_is_let_in_beside_a_nomination_counts_on_nobody_who_may_stay_after_all() {
+    let rows = [
+        (2, (0, 4, 0, None, None, 1, true, 3, 74)),
+        (2, (31, 2, 1, Some(7), Some(119), 14, true, 1, 13)),
+        (2, (0, 4, 2, None, None, 0, false, 1, 13)),
+        (2, (35, 3, 1, None, None, 8, false, 1, 19)),
+        (1, (34, 1, 0, None, None, 27, true, 1, 76)),
+        (2, (28, 4, 0, Some(6), Some(218), 1, true, 1, 49)),
+        (2, (18, 0, 3, None, Some(54), 14, false, 1, 89)),
+        (2, (33, 0, 3, None, Some(80), 14, true, 1, 14)),
+        (2, (35, 4, 0, Some(23), Some(48), 25, true, 1, 30)),
+        (1, (6, 1, 0, None, None, 2, true, 1, 87)),
+        (1, (13, 1, 1, None, None, 4, false, 1, 68)),
+    ];
+    let mut world = World::new(&[2, 2]);
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn a_gang_is_not_delayed_by_who_is_let_in_before_its_slots_are_searched_for_again() {
+    let rows = [
+        (0, 2, 0, None, Some(371), 30, false, 2, 73),
+        (24, 3, 2, None, Some(552), 10, false, 1, 36),
+        (5, 4, 0, Some(21), Some(190), 10, true, 1, 93),
+        (0, 3, 1, Some(8), Some(4), 13, true, 1, 82),
+        (25, 3, 0, None, Some(452), 8, true, 1, 8),
+        (32, 0, 1, Some(13), Some(220), 16, false, 1, 88),
+        (11, 0, 3, None, Some(551), 4, true, 1, 28),
+        (3, 4, 3, None, Some(489), 28, false, 1, 3),
+        (34, 1, 2, Some(12), Some(557), 11, false, 1, 31),
+        (34, 1, 3, Some(23), Some(295), 12, true, 3, 61),
+        (11, 1, 0, Some(6), Some(189), 9, false, 1, 75),
+        (19, 4, 2, None, Some(218), 2, true, 1, 49),
+        (13, 1, 3, None, Some(163), 13, true, 1, 89),
+        (38, 4, 3, Some(17), Some(86), 1, true, 1, 24),
+        (35, 4, 0, Some(14), Some(167), 21, true, 1, 68),
+        (38, 0, 2, None, Some(581), 5, true, 1, 87),
+        (7, 0, 2, Some(12), Some(563), 4, true, 1, 86),
+        (13, 2, 0, None, Some(479), 17, true, 3, 40),
+        (26, 2, 3, Some(22), Some(94), 2, false, 1, 79),
+        (20, 0, 2, None, Some(321), 9, false, 1, 36),
+    ];
+    let mut world = World::new(&[3, 3]);
+    world.run(&rows.map(|row| spec_of(0, row))).unwrap();
+    let bound = RESERVE_AFTER + LONGEST_LIMIT + LONGEST_GRACE;
+    let waited = world.longest_wait_of_the_first;
+    assert!(waited <= bound, "{waited}");
 }
