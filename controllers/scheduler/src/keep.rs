@@ -31,82 +31,6 @@ const MOST_SEARCHED: usize = 5000;
 const PAUSE: Span = Span(10);
 
 impl Cluster {
-    /// Restores a reservation that was decided before, for example by this process before it was started again. False when
-    /// the job does not wait.
-    pub fn restore_reservation(&mut self, job: &JobUid, reservation: Reservation) -> bool {
-        if self.waiting_job(job).is_none() || reservation.slots.is_empty() {
-            return false;
-        }
-        self.version += 1;
-        self.holds.insert(job, reservation, None);
-        self.holds.restored.insert(job.clone());
-        true
-    }
-
-    /// Finds out who must leave the slots that were restored: what is written of them does not say all of it.
-    pub(crate) fn complete_restored(&mut self, now: Millis) {
-        let restored = std::mem::take(&mut self.holds.restored);
-        let is_nominated = |uid: &JobUid| {
-            let hold = self.holds.of(uid);
-            hold.is_some_and(|hold| hold.nominated.is_some())
-        };
-        // Those whose victims are gone for whoever comes after them.
-        let (first, rest): (Vec<JobUid>, Vec<JobUid>) =
-            restored.into_iter().partition(is_nominated);
-        for uid in first.into_iter().chain(rest) {
-            let Some((job, hold)) = self.waiting_job(&uid).zip(self.holds.of(&uid)) else {
-                continue;
-            };
-            let displaces = |bound: &BoundJob| self.may_take_back(job, bound);
-            let outlook = self.outlook(&displaces, now);
-            let known = &hold.reservation.waits_for;
-            let in_the_way = hold.reservation.slots.iter().filter_map(|slot| {
-                let (name, state) = self.nodes.get_key_value(&slot.node)?;
-                let needs = &self.waiting_job(&slot.job)?.requirements;
-                let state = self.with_those_before(job, name, state, now);
-                let rest = timeline::without(&state, |bound| known.contains(&bound.uid));
-                timeline::opening_if(&rest, &outlook, |then| {
-                    fit::fit(needs, name, &only(then, &slot.gpus)).map(|_| ())
-                })
-            });
-            let more: Vec<JobUid> = in_the_way.flat_map(|opening| opening.waits_for).collect();
-            if let Some(hold) = self.holds.of_mut(&uid) {
-                let waits_for = &mut hold.reservation.waits_for;
-                waits_for.extend(more);
-                waits_for.sort_unstable();
-                waits_for.dedup();
-            }
-        }
-    }
-
-    /// Since when nodes have kept a waiting job from being placed, and all others that need the same; `None` when they do not,
-    /// or nobody has looked yet.
-    pub fn waits_since(&self, job: &JobUid) -> Option<Millis> {
-        let class = self.pending.classes.get(&self.class_of(job)?)?;
-        class.waits_since
-    }
-
-    /// Restores since when nodes have kept a job waiting, as [`Cluster::waits_since`] told it, for a cluster that starts anew:
-    /// so it is entitled to a reservation when it would have been. The earliest counts of what is said of jobs that need the
-    /// same. False when the job does not wait.
-    pub fn restore_wait(&mut self, job: &JobUid, since: Millis) -> bool {
-        let Some(id) = self.class_of(job) else {
-            return false;
-        };
-        let after = self.settings.reserve_after;
-        if self.settings.reservations > 0
-            && let Some(class) = self.pending.classes.get_mut(&id)
-            && class.waits_since.is_none_or(|known| since < known)
-        {
-            let soon = &mut self.holds.entitled.soon;
-            if let Some(known) = class.waits_since.replace(since) {
-                soon.remove(&(known.plus(after), id));
-            }
-            soon.insert((since.plus(after), id));
-        }
-        true
-    }
-
     /// What is kept for a waiting job.
     pub fn reservation(&self, job: &JobUid) -> Option<&Reservation> {
         self.holds.of(job).map(|hold| &hold.reservation)
@@ -435,6 +359,7 @@ impl Cluster {
         }
         match next {
             None if had => {
+                self.renew_leavers(&job, touched, now);
                 let event = self.holds.of(uid).and_then(|hold| hold.checked);
                 self.note_checked(uid);
                 if job.gang.is_some()
@@ -591,6 +516,18 @@ impl Cluster {
         found.filter(|found| !found.waits_for.is_empty())
     }
 
+    /// Has anything happened on a hold's nodes since it was looked at?
+    fn has_news(&self, hold: &Hold) -> bool {
+        let Some((known, event)) = hold.checked else {
+            return true;
+        };
+        let (changes, _) = self.stamp_of(hold);
+        let nodes = hold.nodes();
+        let freed = self.freed.range(event + 1..).map(|(_, name)| name);
+        let mut news = freed.chain(&self.holds.other_ends);
+        known != changes || news.any(|name| nodes.contains(name))
+    }
+
     /// Slots that promise a job an earlier start than those that it has: on nodes where something was freed or is to end at
     /// another time since these were looked at, and on its own, if something happened there.
     fn find_better(
@@ -603,10 +540,7 @@ impl Cluster {
     ) -> Option<Reservation> {
         let since = hold.checked.map_or(0, |(_, epoch)| epoch + 1);
         if job.gang.is_some() {
-            let nodes = hold.nodes();
-            let freed = self.freed.range(since..).map(|(_, name)| name);
-            let mut news = freed.chain(&self.holds.other_ends);
-            let here = own || news.any(|name| nodes.contains(name));
+            let here = own || self.has_news(hold);
             let here = here.then(|| self.same_slots(job, hold, now)).flatten();
             let there = is_rested(hold, now)
                 .then(|| self.find_slots(job, beside, now))
@@ -627,7 +561,38 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// The slots of a gang as they are, with when they are free by what is known now. Who is let in beside them may stay until
+    /// Finds out anew who must leave slots that stay as they are, if something happened there: others count on these leaving.
+    fn renew_leavers(&mut self, job: &Job, touched: &BTreeSet<NodeName>, now: Millis) {
+        let Some(hold) = self.holds.of(&job.uid) else {
+            return;
+        };
+        let moved = hold.nodes().iter().any(|node| touched.contains(*node));
+        if !moved && !self.has_news(hold) {
+            return;
+        }
+        let Some(found) = self.same_slots(job, hold, now) else {
+            return;
+        };
+        let known = &hold.reservation;
+        if found.not_later_than != known.not_later_than || found.waits_for == known.waits_for {
+            return;
+        }
+        self.version += 1;
+        if known.not_later_than.is_some() {
+            // By a promised time all have left that are to leave by then, whoever is waited for.
+            if let Some(hold) = self.holds.of_mut(&job.uid) {
+                hold.reservation.waits_for = found.waits_for;
+            }
+            return;
+        }
+        let nodes: Vec<NodeName> = hold.nodes().into_iter().cloned().collect();
+        self.holds.wait_for(&job.uid, found.waits_for);
+        for node in &nodes {
+            self.node_freed(node);
+        }
+    }
+
+    /// The slots of a job or gang as they are, with when they are free by what is known now. Who is let in beside them may stay until
     /// then, so that must not wait for the next search.
     fn same_slots(&self, job: &Job, hold: &Hold, now: Millis) -> Option<Reservation> {
         let displaces = |bound: &BoundJob| self.may_take_back(job, bound);

@@ -34,6 +34,7 @@
 //! - [`reserve`]: slots that are kept for jobs which have waited long, and what others may still do with them.
 //! - `overtake`: who has come before a holder in the order since.
 //! - `keep`: who gets them, and `openings` where; `nominate`: who has to leave for whom.
+//! - `restore`: what a cluster that starts anew is told of the one before.
 //! - `timeline`: what a node will be like later; `exits`: when the first of its jobs leaves, in a few numbers.
 //! - `gang`: jobs that start together or not at all.
 //! - [`check`]: invariants of the state, for tests and debug builds.
@@ -64,6 +65,7 @@ pub mod quota;
 mod ranking;
 pub mod reason;
 pub mod reserve;
+mod restore;
 mod settings;
 mod shelf;
 mod timeline;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use crate::input::{
-    Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Node, Slice, covers,
+    Attributed, BoundJob, Bytes, Gpu, GpuUuid, JobUid, MilliCpu, Millis, Node, Slice, covers,
 };
 use crate::preempt::Stakes;
 use crate::topology::Topology;
@@ -147,6 +147,13 @@ pub(crate) struct Vacated {
     job: BoundJob,
     /// By the position of the GPU: its entry, and how much of the GPU's use it was.
     seen: Vec<(usize, Attributed, Bytes)>,
+}
+
+impl Vacated {
+    /// Has the job leave by a time, if it is not being stopped already.
+    pub(crate) fn stop(&mut self, end: Millis) {
+        self.job.stopping.get_or_insert(end);
+    }
 }
 
 impl NodeState {

@@ -94,6 +94,13 @@ impl Room {
     }
 }
 
+impl Nominated {
+    /// When those that are to be stopped have left, if they were told at once.
+    pub(crate) fn left_by(&self) -> Millis {
+        Millis(self.expires.0.saturating_sub(PATIENCE.0))
+    }
+}
+
 impl Cluster {
     /// Restores a nomination that was decided before, for example by this process before it was started again. False when
     /// the job does not wait.
@@ -322,15 +329,18 @@ impl Cluster {
         }
     }
 
-    /// Does a job start sooner by what is reserved for it than once the victims of these plans are gone?
+    /// Does a job start sooner by what is reserved for it than once all have left whom these plans wait for?
     fn is_promised_sooner(&self, uid: &JobUid, plans: &[Plan], now: Millis) -> bool {
         let promised = self.holds.of(uid).and_then(Hold::until);
-        let graces = plans.iter().flat_map(|plan| {
-            let here = self.jobs_on(&plan.placement.node);
-            here.filter(|job| plan.victims.iter().any(|victim| victim.job == job.uid))
+        let ends = plans.iter().flat_map(|plan| {
+            let victims = plan.victims.iter().map(|victim| &victim.job);
+            let awaited = victims.chain(&plan.leaving);
+            let here = self.nodes.get(&plan.placement.node);
+            let awaited = awaited.filter_map(move |uid| here?.jobs.get(uid));
+            awaited.map(|job| job.stopping.unwrap_or(now.plus(job.terms.grace)))
         });
-        let longest = graces.map(|job| job.terms.grace).max().unwrap_or_default();
-        promised.is_some_and(|promised| promised <= now.plus(longest))
+        let start = ends.max().unwrap_or(now);
+        promised.is_some_and(|promised| promised <= start)
     }
 
     /// The cheapest plan on all nodes, or, for a class that was planned for before, on those where something changed since.

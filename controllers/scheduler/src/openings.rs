@@ -227,9 +227,13 @@ impl Cluster {
                 && before.is_some_and(|other| self.keeps_out(hold, other, lead, now))
             {
                 let seen = seen.get_or_insert_with(|| state.working_copy());
-                if hold.nominated.is_some() {
+                if let Some(nominated) = &hold.nominated {
+                    // They are about to leave, which takes its time: nobody has their slots before.
                     for victim in &hold.reservation.waits_for {
-                        seen.vacate(victim);
+                        if let Some(mut leaver) = seen.vacate(victim) {
+                            leaver.stop(nominated.left_by());
+                            seen.reoccupy(leaver);
+                        }
                     }
                 }
                 for phantom in self.phantoms(hold, name) {

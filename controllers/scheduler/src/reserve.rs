@@ -183,6 +183,15 @@ impl Holds {
         self.by_job.get_mut(uid)
     }
 
+    /// Others must leave the slots of a hold than before.
+    pub(crate) fn wait_for(&mut self, uid: &JobUid, leavers: Vec<JobUid>) {
+        self.next_stamp += 1;
+        if let Some(hold) = self.by_job.get_mut(uid) {
+            hold.reservation.waits_for = leavers;
+            hold.stamp = self.next_stamp;
+        }
+    }
+
     pub(crate) fn insert(
         &mut self,
         uid: &JobUid,

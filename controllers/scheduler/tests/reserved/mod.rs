@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use scheduler::{Decision, JobUid, Millis, Node, NodeName, Span};
 
-use super::{LONGEST_GRACE, LONGEST_LIMIT, RESERVE_AFTER, Spec, World, told};
+use super::{LONGEST_GRACE, LONGEST_LIMIT, RESERVE_AFTER, Spec, World, decides_the_same, told};
 
 /// Rows of specs without priorities: after, cores, GPUs, GiB on each, limit, grace, preemptible, members, runs.
 type Row = (i64, u64, u32, Option<u64>, Option<i64>, i64, bool, u32, i64);
@@ -304,4 +304,90 @@ fn a_gang_is_not_delayed_by_who_is_let_in_before_its_slots_are_searched_for_agai
     let bound = RESERVE_AFTER + LONGEST_LIMIT + LONGEST_GRACE;
     let waited = world.longest_wait_of_the_first;
     assert!(waited <= bound, "{waited}");
+}
+
+#[test]
+fn nobody_is_nominated_where_those_who_leave_for_others_stay_longer_than_promised() {
+    let rows = [
+        (2, (0, 2, 2, Some(1), Some(181), 11, false, 1, 61)),
+        (1, (32, 0, 2, None, None, 11, false, 1, 39)),
+        (1, (20, 2, 2, Some(12), None, 25, true, 1, 43)),
+        (1, (35, 1, 0, None, Some(497), 30, false, 1, 38)),
+        (0, (29, 4, 0, Some(12), None, 4, true, 1, 21)),
+        (0, (20, 3, 2, Some(7), Some(11), 21, false, 3, 66)),
+        (2, (17, 4, 3, Some(10), Some(149), 8, false, 3, 52)),
+        (2, (38, 4, 1, Some(23), None, 6, false, 1, 85)),
+        (1, (29, 0, 1, Some(3), None, 25, true, 1, 42)),
+        (0, (0, 0, 2, Some(3), Some(280), 27, true, 1, 85)),
+        (1, (37, 0, 3, Some(22), Some(517), 20, false, 2, 30)),
+    ];
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    let mut world = World::new(&[3]);
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn who_comes_after_a_nomination_waits_until_its_victims_have_left() {
+    let rows = [
+        (0, (0, 1, 3, Some(1), None, 1, false, 1, 83)),
+        (2, (9, 2, 2, None, Some(237), 15, false, 1, 39)),
+        (2, (38, 0, 1, Some(23), None, 29, false, 1, 88)),
+        (0, (37, 4, 0, Some(4), None, 16, false, 1, 99)),
+        (1, (33, 2, 0, None, None, 15, true, 1, 40)),
+        (0, (14, 2, 3, Some(11), None, 9, true, 1, 33)),
+        (1, (14, 0, 1, Some(5), None, 4, true, 1, 90)),
+        (1, (27, 0, 3, Some(18), Some(468), 25, true, 1, 44)),
+        (1, (33, 2, 3, Some(15), Some(522), 15, false, 1, 95)),
+    ];
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    let mut world = World::new(&[3]);
+    world.run(&specs).unwrap();
+}
+
+#[test]
+fn who_must_leave_is_found_out_anew_when_somebody_has_left_early() {
+    let rows = [
+        (0, (0, 1, 0, None, Some(510), 9, false, 1, 42)),
+        (0, (20, 1, 2, None, Some(470), 29, true, 3, 86)),
+        (0, (21, 3, 0, Some(18), None, 7, false, 3, 85)),
+        (0, (6, 2, 0, Some(18), None, 1, true, 1, 55)),
+        (0, (10, 4, 0, None, None, 27, true, 1, 19)),
+        (0, (3, 4, 2, None, Some(410), 19, false, 1, 5)),
+        (0, (30, 3, 3, None, None, 13, true, 1, 6)),
+        (0, (27, 0, 3, None, None, 22, false, 3, 35)),
+        (0, (12, 1, 0, Some(1), Some(564), 29, false, 3, 84)),
+        (0, (37, 4, 3, Some(3), None, 30, true, 1, 37)),
+        (0, (19, 3, 1, None, Some(271), 10, true, 1, 79)),
+        (0, (35, 3, 0, None, Some(355), 24, false, 1, 67)),
+        (0, (12, 2, 3, Some(15), None, 21, false, 1, 90)),
+        (0, (30, 0, 0, None, None, 25, false, 1, 29)),
+    ];
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    let [specs @ .., probe] = &specs;
+    decides_the_same(&[1, 1, 2], specs, probe).unwrap();
+}
+
+#[test]
+fn who_must_leave_is_found_out_anew_when_another_reservation_has_moved() {
+    let rows = [
+        (0, (0, 0, 1, None, None, 0, false, 1, 25)),
+        (0, (17, 1, 1, Some(10), None, 6, false, 1, 55)),
+        (0, (14, 3, 2, Some(23), None, 23, true, 1, 56)),
+        (0, (11, 4, 3, None, Some(195), 30, true, 1, 91)),
+        (0, (36, 3, 0, Some(18), None, 1, false, 1, 78)),
+        (0, (14, 4, 1, Some(18), None, 6, false, 1, 48)),
+        (0, (29, 1, 0, None, Some(133), 21, false, 1, 61)),
+        (0, (31, 2, 2, Some(20), None, 22, false, 1, 78)),
+        (0, (13, 3, 1, None, Some(363), 1, true, 3, 51)),
+        (0, (17, 1, 0, Some(13), None, 11, true, 1, 77)),
+        (0, (24, 0, 0, Some(14), Some(564), 5, true, 1, 15)),
+        (0, (20, 0, 0, None, None, 30, true, 1, 72)),
+        (0, (31, 4, 3, Some(20), Some(66), 8, false, 2, 53)),
+        (0, (15, 0, 1, Some(22), Some(118), 30, false, 1, 60)),
+        (0, (25, 2, 3, Some(6), Some(255), 24, true, 1, 3)),
+        (1, (20, 1, 3, Some(13), None, 25, true, 1, 31)),
+    ];
+    let specs = rows.map(|(priority, row)| spec_of(priority, row));
+    let [specs @ .., probe] = &specs;
+    decides_the_same(&[1, 1, 1], specs, probe).unwrap();
 }
