@@ -42,7 +42,7 @@ impl Cluster {
         let Some(job) = first.and_then(|place| self.waiting_job(&place.uid)) else {
             return Tried::Waits;
         };
-        let by_queue = self.kept_back(job);
+        let by_queue = self.kept_back(job, now);
         if key.gang.is_some() {
             if by_queue.is_none()
                 && let Ok(places) = self.gang_places(job, now, views)
@@ -66,8 +66,7 @@ impl Cluster {
         }
         // A job that nodes keep waiting and that knows no reason yet is told it when all is placed.
         if let Some(why) = by_queue {
-            self.note_progress(id);
-            self.pending.block(id, Blocked::ByQueue, self.epoch);
+            self.kept_by_queue(id, &why);
             self.pending.set_reason(id, why.known());
         } else {
             self.pending.block(id, Blocked::ByNodes, self.epoch);

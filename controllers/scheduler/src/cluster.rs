@@ -107,6 +107,8 @@ pub struct Cluster {
     pub(crate) dirty: BTreeSet<NodeName>,
     /// Queues that may allow more than they did, since then.
     pub(crate) dirty_queues: BTreeSet<QueueName>,
+    /// Queues that keep some of their jobs only because others come before them; these are tried in every pass.
+    pub(crate) quota_keepers: BTreeSet<QueueName>,
     /// True when queues may borrow more than they could, since then.
     pub(crate) more_to_lend: bool,
     /// Counts the events after which there may be no node any more that could ever run a job: one left, or the fleet has

@@ -164,6 +164,8 @@ impl Cluster {
         }
         let mut views = Views::default();
         pass.freed = self.fleet.freed(&self.dirty);
+        // For whom quota is kept may have left, or come after them by now.
+        self.dirty_queues.append(&mut self.quota_keepers);
         let chosen = self.shelves_to_try(&pass.freed);
         let mut heads = self.heads_to_try(&chosen, now);
         while decisions.len() < limit && self.holds.given_up == given_up {
@@ -379,7 +381,7 @@ impl Cluster {
         let first = class.jobs.first();
         let first = first.and_then(|place| self.waiting_job(&place.uid))?;
         let why = self
-            .kept_back(first)
+            .kept_back(first, self.now)
             .unwrap_or_else(|| self.node_reason_seen(first, self.now, views));
         let why = Arc::new(why);
         self.pending.set_reason(id, why.known());

@@ -27,6 +27,17 @@ pub enum Explanation {
         /// What the job would exceed.
         limit: QuotaLimit,
     },
+    /// What is left of its queue's quota is kept for a job that comes first.
+    QuotaKept {
+        /// The queue.
+        queue: QueueName,
+        /// For whom.
+        holder: JobUid,
+        /// What that one asks for of the resource that is short.
+        claimed: u64,
+        /// What the job would take of it.
+        limit: QuotaLimit,
+    },
     /// No node can take it now.
     Nodes(NodeReasons),
     /// No known node could ever run it.
@@ -103,7 +114,9 @@ impl Explanation {
     pub fn class(&self) -> ReasonClass {
         match self {
             Explanation::QueuePaused { .. } => ReasonClass::QueuePaused,
-            Explanation::QuotaExceeded { .. } => ReasonClass::QuotaExceeded,
+            Explanation::QuotaExceeded { .. } | Explanation::QuotaKept { .. } => {
+                ReasonClass::QuotaExceeded
+            }
             Explanation::PinMissing { .. } => ReasonClass::NodePinMissing,
             Explanation::GangIncomplete { .. } => ReasonClass::GangIncomplete,
             Explanation::Gang { nodes, .. } => nodes
@@ -126,6 +139,7 @@ impl Explanation {
             Explanation::Nodes(reasons) => reasons.items.first().map(|item| item.best.clone()),
             Explanation::QueuePaused { .. }
             | Explanation::QuotaExceeded { .. }
+            | Explanation::QuotaKept { .. }
             | Explanation::Never(_)
             | Explanation::PinMissing { .. }
             | Explanation::GangIncomplete { .. }
@@ -146,6 +160,19 @@ impl fmt::Display for Explanation {
             Explanation::QueuePaused { queue } => write!(f, "queue {queue} is paused"),
             Explanation::QuotaExceeded { queue, limit } => {
                 write!(f, "queue {queue} is at its quota: {limit}")
+            }
+            Explanation::QuotaKept {
+                queue,
+                holder,
+                claimed,
+                limit,
+            } => {
+                write!(
+                    f,
+                    "queue {queue} keeps what is left of its quota for {holder}, which comes before this job"
+                )?;
+                limit.of_another(*claimed, f)?;
+                write!(f, ": {limit}")
             }
             Explanation::PinMissing { node } => {
                 write!(f, "the node {node} that it is pinned to is not known")
@@ -254,7 +281,7 @@ impl Cluster {
         {
             return Some(Standing::Never(why));
         }
-        if let Some(why) = self.kept_back(job) {
+        if let Some(why) = self.kept_back(job, now) {
             return Some(Standing::Waits(why));
         }
         if job.gang.is_some() {

@@ -147,25 +147,26 @@ impl Cluster {
     }
 
     /// Why a job may not be placed, whatever nodes say: its gang is not complete, or its queue keeps it.
-    pub(crate) fn kept_back(&self, job: &Job) -> Option<Explanation> {
-        let Some(gang) = &job.gang else {
-            return self.queue_reason(&job.queue, &job.requirements);
+    pub(crate) fn kept_back(&self, job: &Job, now: Millis) -> Option<Explanation> {
+        let asked = match &job.gang {
+            None => Usage::asked(&job.requirements),
+            Some(gang) => {
+                let members = self.gangs.members(&gang.id);
+                let present =
+                    members.map_or(0, |members| members.waiting.len() + members.placed.len());
+                if present < gang.size as usize {
+                    return Some(Explanation::GangIncomplete {
+                        present: u32::try_from(present).unwrap_or(u32::MAX),
+                        size: gang.size,
+                    });
+                }
+                let unit = self.unit(job).into_iter();
+                unit.fold(Usage::default(), |sum, member| {
+                    sum.plus(Usage::asked(&member.requirements))
+                })
+            }
         };
-        let members = self.gangs.members(&gang.id);
-        let present = members.map_or(0, |members| members.waiting.len() + members.placed.len());
-        if present < gang.size as usize {
-            return Some(Explanation::GangIncomplete {
-                present: u32::try_from(present).unwrap_or(u32::MAX),
-                size: gang.size,
-            });
-        }
-        let asked = self
-            .unit(job)
-            .into_iter()
-            .fold(Usage::default(), |sum, member| {
-                sum.plus(Usage::asked(&member.requirements))
-            });
-        self.queue_reason_of(&job.queue, asked)
+        self.queue_reason(job, asked, now)
     }
 
     /// A node for each member of a job's gang that has none; `None` when there are too few. The second value is how many

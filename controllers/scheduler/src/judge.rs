@@ -71,10 +71,9 @@ impl Cluster {
         let Some(job) = first.and_then(|uid| self.waiting_job(&uid)) else {
             return (cost, false);
         };
-        if let Some(why) = self.kept_back(job) {
+        if let Some(why) = self.kept_back(job, self.now) {
             if blocked == Some(Blocked::ByNodes) {
-                self.note_progress(id);
-                self.pending.block(id, Blocked::ByQueue, self.epoch);
+                self.kept_by_queue(id, &why);
             }
             self.pending.set_reason(id, why.known());
             return (cost, false);

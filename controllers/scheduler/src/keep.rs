@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 
 use crate::cluster::{Cluster, Entry};
 use crate::decide::Decision;
+use crate::explain::Explanation;
 use crate::fit;
 use crate::input::{BoundJob, GpuUuid, Job, JobUid, Millis, NodeName, Span};
 use crate::node_state::NodeState;
 use crate::openings::Beside;
 use crate::order::Key;
-use crate::pending::{Claim, ClassId};
+use crate::pending::{Blocked, Claim, ClassId};
 use crate::reserve::{Hold, Reservation, Slot};
 use crate::timeline::{self, Leaves, Opening};
 use crate::vram::Headroom;
@@ -61,6 +62,15 @@ impl Cluster {
             let from = since.plus(self.settings.reserve_after);
             self.holds.entitled.soon.remove(&(from, id));
             self.pending.set_claim(id, Claim::None);
+        }
+    }
+
+    /// A class was found to be kept by its queue.
+    pub(crate) fn kept_by_queue(&mut self, id: ClassId, why: &Explanation) {
+        self.note_progress(id);
+        self.pending.block(id, Blocked::ByQueue, self.epoch);
+        if let Explanation::QuotaKept { queue, .. } = why {
+            self.quota_keepers.insert(queue.clone());
         }
     }
 
@@ -347,6 +357,16 @@ impl Cluster {
     ) -> Option<Decision> {
         let job = self.waiting_job(uid)?.clone();
         let had = self.holds.of(uid).is_some();
+        if !had && let Some(why) = self.kept_back(&job, now) {
+            // Nodes kept it when it was tried last, and now its queue does; not always all that need the same.
+            let id = self.class_of(uid)?;
+            let class = self.pending.classes.get(&id);
+            let first = class.and_then(|class| class.jobs.first());
+            if first.is_some_and(|first| first.uid == *uid) {
+                self.kept_by_queue(id, &why);
+            }
+            return None;
+        }
         let rested = self.holds.of(uid).is_some_and(|hold| is_rested(hold, now));
         if self.is_as_looked_at(uid, touched) {
             return None;

@@ -62,6 +62,7 @@ mod overtake;
 mod pending;
 pub mod preempt;
 pub mod quota;
+mod quota_line;
 mod ranking;
 pub mod reason;
 pub mod reserve;

@@ -137,6 +137,8 @@ pub(crate) struct Pending {
     pub(crate) shelves: BTreeMap<ShelfKey, Shelf>,
     /// Those of them that wait for nodes.
     pub(crate) by_nodes: Lanes,
+    /// Those of them that their queue keeps.
+    pub(crate) by_queue: Lanes,
     /// Classes with an open claim to a reservation.
     pub(crate) entitled: Lanes,
     /// Classes that are to be planned for.
@@ -152,8 +154,8 @@ struct Listing {
     untold: Option<Place>,
     blocked: Option<Blocked>,
     judged: u64,
-    /// Is it in the list of those that wait for nodes, may have a reservation, are to be planned for?
-    beside: [bool; 3],
+    /// Is it in the list of those that wait for nodes, may have a reservation, are to be planned for, that their queue keeps?
+    beside: [bool; 4],
 }
 
 impl Listing {
@@ -167,6 +169,7 @@ impl Listing {
                 class.blocked == Some(Blocked::ByNodes),
                 class.claim == Claim::Open,
                 class.unplanned,
+                class.blocked == Some(Blocked::ByQueue),
             ],
         }
     }
@@ -266,7 +269,12 @@ impl Pending {
         } else {
             self.judged.remove(&(after.judged, id));
         }
-        let lists = [&mut self.by_nodes, &mut self.entitled, &mut self.unplanned];
+        let lists = [
+            &mut self.by_nodes,
+            &mut self.entitled,
+            &mut self.unplanned,
+            &mut self.by_queue,
+        ];
         for (at, list) in lists.into_iter().enumerate() {
             let (was, is) = (before.beside[at], after.beside[at]);
             if was != is || (is && before.first != after.first) {
@@ -382,7 +390,7 @@ impl Pending {
         let mut tell = Lanes::new();
         let mut kept = BTreeSet::new();
         let mut judged = BTreeSet::new();
-        let mut beside = [Lanes::new(), Lanes::new(), Lanes::new()];
+        let mut beside = [Lanes::new(), Lanes::new(), Lanes::new(), Lanes::new()];
         for (id, class) in &self.classes {
             let lane = (class.key.queue.clone(), class.key.priority);
             let first = class.jobs.first().cloned();
@@ -404,7 +412,12 @@ impl Pending {
         fresh == self.due
             && tell == self.to_tell
             && judged == self.judged
-            && [&self.by_nodes, &self.entitled, &self.unplanned] == beside.each_ref()
+            && [
+                &self.by_nodes,
+                &self.entitled,
+                &self.unplanned,
+                &self.by_queue,
+            ] == beside.each_ref()
             && kept == on_shelves.collect()
     }
 }

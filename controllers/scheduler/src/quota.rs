@@ -4,6 +4,8 @@
 //! together hold no more than they own together; what is borrowed is counted, not which queue lent it. A queue without a
 //! quota owns nothing and is not limited, and what it holds is nobody's quota.
 //!
+//! What is left of a quota may be kept for jobs that have waited long, see `quota_line`.
+//!
 //! Each kind of resource is judged by itself, and only if the job asks for any of it: a queue that is at its quota of GPUs
 //! still runs jobs without.
 
@@ -11,7 +13,9 @@ use std::fmt;
 
 use crate::cluster::{Cluster, QueueEntry, Usage};
 use crate::explain::Explanation;
-use crate::input::{Bytes, GpuRequest, Job, MilliCpu, QueueName, QueueState, Quota, Requirements};
+use crate::input::{
+    Bytes, GpuRequest, Job, MilliCpu, Millis, QueueName, QueueState, Quota, Requirements,
+};
 use crate::shelf::Amounts;
 
 /// What quotas are about.
@@ -27,7 +31,7 @@ pub enum Resource {
     Cpu,
 }
 
-const RESOURCES: [Resource; 4] = [
+pub(crate) const RESOURCES: [Resource; 4] = [
     Resource::Jobs,
     Resource::Gpus,
     Resource::Vram,
@@ -95,6 +99,17 @@ impl fmt::Display for QuotaLimit {
     }
 }
 
+impl QuotaLimit {
+    /// What another asks for of the same.
+    pub(crate) fn of_another(&self, asked: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.resource == Resource::Jobs {
+            return Ok(());
+        }
+        f.write_str(" and asks for ")?;
+        amount(self.resource, asked, f)
+    }
+}
+
 fn amount(resource: Resource, amount: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match resource {
         Resource::Jobs | Resource::Gpus => write!(f, "{amount}"),
@@ -132,7 +147,7 @@ impl Quota {
 }
 
 impl Usage {
-    fn resource(&self, resource: Resource) -> u64 {
+    pub(crate) fn resource(&self, resource: Resource) -> u64 {
         match resource {
             Resource::Jobs => self.jobs,
             Resource::Gpus => self.gpus,
@@ -182,7 +197,7 @@ impl Cohort {
     }
 
     /// How much more than it owns a queue may hold of a resource that it has a quota of, now.
-    fn borrowable(&self, at: usize, queue: &QueueEntry, owned: u64) -> Option<u64> {
+    pub(crate) fn borrowable(&self, at: usize, queue: &QueueEntry, owned: u64) -> Option<u64> {
         let leave = queue.state.borrow.as_ref()?;
         let held = queue.used.resource(RESOURCES[at]);
         // What the others own and do not hold; negative when they borrowed from this one.
@@ -205,13 +220,17 @@ impl Cluster {
         self.cohort.count(entry, true);
     }
 
-    /// Why a job's queue keeps it now.
-    pub(crate) fn queue_reason(
-        &self,
-        name: &QueueName,
-        needs: &Requirements,
-    ) -> Option<Explanation> {
-        self.queue_reason_of(name, Usage::asked(needs))
+    /// Why a job's queue keeps it now, with those that it starts with: together they ask for so much.
+    pub(crate) fn queue_reason(&self, job: &Job, asked: Usage, now: Millis) -> Option<Explanation> {
+        self.queue_reason_of(&job.queue, asked).or_else(|| {
+            let kept = self.quota_kept_from(job, asked, now)?;
+            Some(Explanation::QuotaKept {
+                queue: job.queue.clone(),
+                holder: kept.holder,
+                claimed: kept.claimed,
+                limit: kept.limit,
+            })
+        })
     }
 
     /// Why a queue keeps jobs now that ask for so much together.
@@ -271,7 +290,7 @@ impl Cluster {
     }
 
     /// What a queue would exceed if it held that much more.
-    fn quota_limit(&self, queue: &QueueEntry, more: Usage) -> Option<QuotaLimit> {
+    pub(crate) fn quota_limit(&self, queue: &QueueEntry, more: Usage) -> Option<QuotaLimit> {
         for (at, resource) in RESOURCES.into_iter().enumerate() {
             let (held, asked) = (queue.used.resource(resource), more.resource(resource));
             let Some(owned) = queue.state.quota.of(resource).filter(|_| asked > 0) else {
@@ -325,7 +344,7 @@ impl Cluster {
     }
 
     /// What a job asks for together with the members of its gang that have no node.
-    fn asked_together(&self, job: &Job) -> Usage {
+    pub(crate) fn asked_together(&self, job: &Job) -> Usage {
         if job.gang.is_none() {
             return Usage::asked(&job.requirements);
         }

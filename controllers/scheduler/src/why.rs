@@ -135,6 +135,9 @@ impl Why {
                 Standing::Waits(Explanation::QuotaExceeded { .. }) => {
                     ": it depends on what its queue and those that lend to it run"
                 }
+                Standing::Waits(Explanation::QuotaKept { .. }) => {
+                    ": the job that its queue keeps quota for goes first"
+                }
                 _ => "",
             };
             return format!("when it starts is unknown{why}");

@@ -32,7 +32,7 @@ enum Event {
     Measure(usize, u64, u64),
     Holders(usize, usize, u32),
     Pause(bool),
-    Limit(Option<u64>, Option<u64>),
+    Limit(Option<u64>, Option<u64>, Option<u64>),
     Own(Option<u64>),
     Weight(u32),
     Wait(i64),
@@ -82,9 +82,9 @@ fn needs() -> impl Strategy<Value = Needs> {
         )
 }
 
-fn limit() -> impl Strategy<Value = (Option<u64>, Option<u64>)> {
+fn limit() -> impl Strategy<Value = (Option<u64>, Option<u64>, Option<u64>)> {
     let most = || proptest::option::of(0..4_u64);
-    (most(), most())
+    (most(), most(), proptest::option::weighted(0.3, 1..4_u64))
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -102,7 +102,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (at(), 0..20_u64, 0..10_u64).prop_map(|(job, used, more)| Event::Measure(job, used, more)),
         1 => (at(), at(), 0..2_u32).prop_map(|(node, gpu, n)| Event::Holders(node, gpu, n)),
         1 => any::<bool>().prop_map(Event::Pause),
-        1 => limit().prop_map(|(own, borrow)| Event::Limit(own, borrow)),
+        1 => limit().prop_map(|(own, borrow, jobs)| Event::Limit(own, borrow, jobs)),
         1 => proptest::option::of(0..4_u64).prop_map(Event::Own),
         1 => (1..4_u32).prop_map(Event::Weight),
         3 => (1..30_000_i64).prop_map(Event::Wait),
@@ -244,8 +244,11 @@ impl Model {
                 self.queue.paused = *paused;
                 self.cluster.upsert_queue(&"q".into(), self.queue);
             }
-            Event::Limit(own, borrow) => {
-                self.queue.quota = gpus(*own);
+            Event::Limit(own, borrow, jobs) => {
+                self.queue.quota = Quota {
+                    jobs: *jobs,
+                    ..gpus(*own)
+                };
                 self.queue.borrow = borrow.map(|most| gpus(Some(most)));
                 self.cluster.upsert_queue(&"q".into(), self.queue);
             }
@@ -424,6 +427,13 @@ impl Model {
         } else {
             (self.other, self.queue, "q")
         };
+        let assumed = self.assumed.values().map(|(_, bound)| bound);
+        let holding = self.bound.values().chain(assumed);
+        let runs = holding.filter(|bound| bound.queue == job.queue).count() as u64;
+        // No other queue owns a number of jobs that could be borrowed.
+        if queue.quota.jobs.is_some_and(|most| runs >= most) {
+            return false;
+        }
         let Some(owned) = queue.quota.gpus.filter(|_| asked > 0) else {
             return !queue.paused;
         };
@@ -532,7 +542,8 @@ proptest! {
             cluster.decide(later, usize::MAX)
         });
         prop_assert_eq!(told(&decided[0]), told(&decided[1]));
-        // One decision at a time: nobody is bound while one before him fits.
+        // One decision at a time: nobody is bound while one before him fits. What is told is true of the last decision's time.
+        let _ = model.cluster.decide(model.now, 0);
         loop {
             let mut best: BTreeMap<JobUid, NodeName> = BTreeMap::new();
             for uid in model.waiting.keys() {

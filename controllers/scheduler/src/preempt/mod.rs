@@ -183,7 +183,7 @@ pub fn plan_gang(cluster: &Cluster, uid: &JobUid, now: Millis) -> Result<Vec<Pla
     if job.gang.is_none() {
         return Ok(vec![plan_for(cluster, job, now, None)?]);
     }
-    if let Some(why) = cluster.kept_back(job) {
+    if let Some(why) = cluster.kept_back(job, now) {
         return Err(NoPlan::Queue(why));
     }
     if let Ok(places) = cluster.gang_places(job, now, &mut Views::default()) {
@@ -203,7 +203,7 @@ pub(crate) fn plan_for(
     if job.gang.is_some() && on.is_none() {
         return Err(NoPlan::Gang);
     }
-    if let Some(why) = cluster.kept_back(job) {
+    if let Some(why) = cluster.kept_back(job, now) {
         return Err(NoPlan::Queue(why));
     }
     let fits = fitting(cluster, job, on, now);
@@ -229,7 +229,7 @@ pub(crate) fn plan_among(
     now: Millis,
 ) -> Option<Plan> {
     let job = cluster.waiting_job(uid)?;
-    if nodes.is_empty() || job.gang.is_some() || cluster.kept_back(job).is_some() {
+    if nodes.is_empty() || job.gang.is_some() || cluster.kept_back(job, now).is_some() {
         return None;
     }
     let fits = |name| fitting(cluster, job, Some(name), now).is_some();

@@ -47,7 +47,7 @@ impl<'a> Ask<'a> {
     /// or whose members need different things.
     pub(super) fn remedies(&self) -> Vec<Remedy> {
         let needs = &self.job.requirements;
-        let kept_back = self.cluster.kept_back(self.job);
+        let kept_back = self.cluster.kept_back(self.job, self.now);
         let incomplete = matches!(kept_back, Some(Explanation::GangIncomplete { .. }));
         let alike = self.unit.iter().all(|one| one.requirements == *needs);
         if incomplete || !alike || self.place(needs).is_some() {
@@ -79,7 +79,7 @@ impl<'a> Ask<'a> {
     /// Why its queue would keep it with these needs.
     fn queue_reason(&self, needs: &Requirements) -> Option<Explanation> {
         let asked = self.asked(needs);
-        self.cluster.queue_reason_of(&self.job.queue, asked)
+        self.cluster.queue_reason(self.job, asked, self.now)
     }
 
     /// The best place for a job with these needs now.
@@ -356,7 +356,9 @@ impl<'a> Ask<'a> {
         let (queue, needs) = (&self.job.queue, &self.job.requirements);
         self.queue_reason(needs)?;
         let from = self.cluster.queues.get(queue)?.state;
-        let to = self.cluster.queue_that_allows(queue, self.asked(needs))?;
+        let asked = self.asked(needs);
+        let asked = asked.plus(self.cluster.quota_claimed_before(self.job, self.now));
+        let to = self.cluster.queue_that_allows(queue, asked)?;
         let placement = self.place_for_the_queue(needs)?;
         Some(Remedy {
             change: Change::Queue {
