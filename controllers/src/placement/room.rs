@@ -16,8 +16,8 @@ use crate::shell::{Displaceable, Key, World, later, owner, rank, room_wanted};
 const PATIENCE_SECS: u64 = 60;
 
 impl Placement {
-    /// What the status of a waiting job says is kept for it is kept again, and it has waited since it says; of a gang, once all members that have no node are
-    /// known.
+    /// What the status of a waiting job says is kept for it is kept again, of a gang once all members that have no node are known;
+    /// and it has waited since when its status says.
     pub(super) fn restore(&mut self, key: &Key, job: &Arc<Job>, world: &World, now: Timestamp) {
         holds::restore_wait(&mut self.cluster, job);
         if holds::said_reservation(job).is_none() && holds::said_nomination(job).is_none() {
