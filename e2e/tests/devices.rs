@@ -148,7 +148,7 @@ async fn a_sliced_gpu_is_never_given_away_as_a_whole() -> Result<()> {
     let refused = status(&jobs["slices"]);
     assert_eq!(refused.phase, Some(Phase::Infeasible));
     let message = refused.message.unwrap_or_default();
-    assert!(message.contains("because a process uses one"), "{message}");
+    assert!(message.contains("a process can use only one"), "{message}");
     let jobs = sim
         .run_until(LIMIT, |jobs| phase(&jobs["second"]).is_terminal())
         .await?;
