@@ -83,6 +83,34 @@ pub fn binary(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// `gctl up` on a free port, with all that it writes below a directory of its own.
+pub fn up_in(dir: &Path) -> Command {
+    let mut command = Command::new(binary("gctl"));
+    command
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.join("data"))
+        .current_dir(dir)
+        .env("HOME", dir)
+        .env_remove("KUBECONFIG")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Waits until a process says on its piped standard output where it listens, and answers with the address. What it says after
+/// that is dropped, so that it never waits for a reader.
+pub fn listening(process: &mut Child) -> Result<String> {
+    let output = process.stdout.take().context("stdout is piped")?;
+    let mut lines = BufReader::new(output).lines();
+    for line in lines.by_ref() {
+        if let Some((_, address)) = line?.split_once("listening on https://") {
+            let address = address.trim().to_owned();
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok(address);
+        }
+    }
+    bail!("it ended before it listened: {:?}", process.wait()?)
+}
+
 /// An API server, its controllers and one node agent, each a process of its own.
 ///
 /// Dropping it kills the processes it started, and every job that is left.
@@ -149,10 +177,9 @@ impl Cluster {
                     .arg(self.dir().join("server"))
                     .args(["--listen", &listen])
                     .stdout(Stdio::piped());
-                let mut child = command.spawn()?;
-                let stdout = child.stdout.take().context("stdout is piped")?;
-                self.running.insert(role, child);
-                self.address = Some(self.await_listening(stdout)?);
+                let child = command.spawn()?;
+                let address = listening(self.running.entry(role).or_insert(child));
+                self.address = Some(address.with_context(|| self.log(role))?);
                 return Ok(());
             }
             Role::Controllers => {
@@ -174,22 +201,6 @@ impl Cluster {
         let child = command.stdout(log).spawn()?;
         self.running.insert(role, child);
         Ok(())
-    }
-
-    fn await_listening(&self, stdout: std::process::ChildStdout) -> Result<String> {
-        let mut lines = BufReader::new(stdout).lines();
-        for line in lines.by_ref() {
-            if let Some(url) = line?.strip_prefix("listening on https://") {
-                let address = url.trim().to_owned();
-                // Whatever else it prints must not block it.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(address);
-            }
-        }
-        bail!(
-            "the API server ended before it listened:\n{}",
-            self.log(Role::Apiserver)
-        );
     }
 
     /// What a role has written to its standard error so far.

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use crds::{Job, JobStatus, Node, Phase};
-use e2e::processes::{Cluster, Role, binary, client, kill_everything_below, wait_for};
+use e2e::processes::{
+    Cluster, Role, binary, client, kill_everything_below, listening, up_in, wait_for,
+};
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -84,36 +85,16 @@ impl Up {
                 .to_string()
                 .replace("NOTES", &dir.path().display().to_string()),
         )?;
-        let mut child = Command::new(binary("gctl"))
-            .args([
-                "up",
-                "--listen",
-                "127.0.0.1:0",
-                "--sim-nodes",
-                "3",
-                "--sim-gpus",
-                "2x24Gi",
-            ])
+        let child = up_in(dir.path())
+            .args(["--sim-nodes", "3", "--sim-gpus", "2x24Gi"])
             .args(["--address", "localhost"])
             .arg("--apply")
             .arg(&file)
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .current_dir(dir.path())
-            .env("HOME", dir.path())
-            .env_remove("KUBECONFIG")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
-        let up = Up { dir, child };
-        for line in lines.by_ref() {
-            if line?.contains("listening on https://") {
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(up);
-            }
-        }
-        bail!("gctl up ended before it listened")
+        let mut up = Up { dir, child };
+        listening(&mut up.child)?;
+        Ok(up)
     }
 }
 

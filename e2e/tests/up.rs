@@ -1,14 +1,13 @@
 //! `gctl up`: the newcomer's one command, its exit codes, and what becomes of jobs when it goes away.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use crds::{Job, Phase};
-use e2e::processes::{binary, client, kill_everything_below, wait_for};
+use e2e::processes::{client, kill_everything_below, listening, up_in, wait_for};
 use kube::api::Api;
 
 /// `gctl up` with a data directory and a home of its own.
@@ -28,15 +27,8 @@ impl Up {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary("gctl"));
-        command
-            .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(self.data())
-            .args(args)
-            .current_dir(self.dir.path())
-            .env("HOME", self.dir.path())
-            .env_remove("KUBECONFIG")
-            .stdin(Stdio::null());
+        let mut command = up_in(self.dir.path());
+        command.args(args);
         command
     }
 
@@ -51,14 +43,8 @@ impl Up {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
-        for line in lines.by_ref() {
-            if line?.contains("listening on https://") {
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(child);
-            }
-        }
-        bail!("gctl up ended before it listened: {:?}", child.wait()?)
+        listening(&mut child)?;
+        Ok(child)
     }
 
     async fn jobs(&self) -> Result<Api<Job>> {

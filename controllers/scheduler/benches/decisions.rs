@@ -4,40 +4,18 @@
 //! The fleet is made of nodes with 64 cores and 8 GPUs of 80 GiB. Jobs come in a few dozen kinds, as in a lab where many
 //! people submit the same few commands, or all different, which is the worst case for grouping.
 
+mod fleet;
+
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use fleet::{fleet, node, node_name};
 use scheduler::{
-    BoundJob, Bytes, Cluster, Decision, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis, Node,
-    NodeName, Placement, Requirements, Settings,
+    BoundJob, Bytes, Cluster, Decision, GpuRequest, Job, JobUid, MilliCpu, Millis, Placement,
+    Requirements,
 };
 
 const NOW: Millis = Millis(0);
-
-fn node(at: u32) -> Node {
-    let gpus = (0..8).map(|index| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(80)));
-    Node {
-        ready: true,
-        cpu: MilliCpu(64_000),
-        memory: Bytes::gib(512),
-        // As in a real fleet, every node has a label that no other has.
-        labels: [("kubernetes.io/hostname".into(), node_name(at).0)].into(),
-        gpus: gpus.collect(),
-        ..Node::default()
-    }
-}
-
-fn node_name(at: u32) -> NodeName {
-    NodeName::from(format!("node-{at:05}"))
-}
-
-fn fleet(nodes: u32) -> Cluster {
-    let mut cluster = Cluster::new(Settings::default());
-    for at in 0..nodes {
-        cluster.upsert_node(&node_name(at), node(at));
-    }
-    cluster
-}
 
 /// Jobs in the queue of a fleet: 10,000 and 100,000.
 fn queue_of(nodes: u32) -> u32 {

@@ -4,71 +4,22 @@
 //! are stopping. Then a fleet of 200 nodes with reservations on nodes that drain, and in front of it thousands of small jobs
 //! without limits, all different, that would fit beside the holders and may not.
 
+mod fleet;
+mod mix;
+
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use fleet::{fleet, node, node_name};
+use mix::job;
 use scheduler::{
-    BoundJob, Bytes, Cluster, Decision, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis, Node,
-    NodeName, Placement, Requirements, Settings, Span, Terms,
+    BoundJob, Bytes, Cluster, Decision, GpuRequest, Job, JobUid, MilliCpu, Millis, Placement, Span,
+    Terms,
 };
 
 const NOW: Millis = Millis(86_400_000);
 /// How many jobs are nominated at a time at most.
 const NOMINATED: usize = 64;
-
-fn node_name(at: u32) -> NodeName {
-    NodeName::from(format!("node-{at:05}"))
-}
-
-fn node(at: u32) -> Node {
-    let gpus = (0..8).map(|index| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(80)));
-    Node {
-        ready: true,
-        cpu: MilliCpu(64_000),
-        memory: Bytes::gib(512),
-        labels: [("kubernetes.io/hostname".into(), node_name(at).0)].into(),
-        gpus: gpus.collect(),
-        ..Node::default()
-    }
-}
-
-fn fleet(nodes: u32) -> Cluster {
-    let mut cluster = Cluster::new(Settings::default());
-    for at in 0..nodes {
-        cluster.upsert_node(&node_name(at), node(at));
-    }
-    cluster
-}
-
-/// A fixed mix without a random generator: sizes go round with different periods.
-fn job(at: u32, prefix: &str, priority: i32) -> Job {
-    let bytes = Bytes::gib(u64::from(6 + at % 11 * 7));
-    let gpus = match at % 10 {
-        0 => GpuRequest::Whole(1 + at / 10 % 4),
-        1 => GpuRequest::None,
-        2 => GpuRequest::Vram { count: 2, bytes },
-        _ => GpuRequest::Vram { count: 1, bytes },
-    };
-    Job {
-        uid: JobUid::from(format!("{prefix}-{at:06}")),
-        queue: "default".into(),
-        priority,
-        enqueued_micros: i64::from(at),
-        requirements: Requirements {
-            cpu: MilliCpu(1000 + u64::from(at % 3) * 1000),
-            memory: Bytes::gib(2),
-            gpus,
-            ..Requirements::default()
-        },
-        terms: Terms {
-            preemptible: true,
-            limit: None,
-            grace: Span::seconds(30),
-            limit_by_default: false,
-        },
-        ..Job::default()
-    }
-}
 
 /// The same, but no other job needs as much memory.
 fn unlike(at: u32, prefix: &str, priority: i32) -> Job {

@@ -3,64 +3,27 @@
 //! 5,000 nodes with 64 cores and 8 GPUs of 80 GiB, full of preemptible jobs of four priorities that started at different
 //! times; 1,000 jobs of higher priority want places, one after the other, each on what the plans before it left.
 
+mod fleet;
+mod mix;
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use scheduler::{
-    BoundJob, Bytes, Cluster, Decision, Estimate, Gpu, GpuRequest, Job, JobUid, MilliCpu, Millis,
-    Node, NodeName, Placement, Requirements, Settings, Span, Terms, preempt,
+    BoundJob, Bytes, Cluster, Decision, Estimate, GpuRequest, Job, Millis, Placement, Span, preempt,
 };
 
 const NOW: Millis = Millis(86_400_000);
 const NODES: u32 = 5000;
 const PLANS: u32 = 1000;
 
-fn fleet() -> Cluster {
-    let mut cluster = Cluster::new(Settings::default());
-    for at in 0..NODES {
-        let gpus = (0..8).map(|index| Gpu::idle(format!("{at}/{index}"), index, Bytes::gib(80)));
-        let node = Node {
-            ready: true,
-            cpu: MilliCpu(64_000),
-            memory: Bytes::gib(512),
-            gpus: gpus.collect(),
-            ..Node::default()
-        };
-        cluster.upsert_node(&NodeName::from(format!("node-{at:05}")), node);
-    }
-    cluster
-}
-
-/// A fixed mix without a random generator: sizes, priorities and times go round with different periods.
+/// A job of the mix, of which two of three have limits, and half are like others that ran before.
 fn job(at: u32, prefix: &str, priority: i32) -> Job {
-    let bytes = Bytes::gib(u64::from(6 + at % 11 * 7));
-    let gpus = match at % 10 {
-        0 => GpuRequest::Whole(1 + at / 10 % 4),
-        1 => GpuRequest::None,
-        2 => GpuRequest::Vram { count: 2, bytes },
-        _ => GpuRequest::Vram { count: 1, bytes },
-    };
-    Job {
-        uid: JobUid::from(format!("{prefix}-{at:06}")),
-        queue: "default".into(),
-        priority,
-        enqueued_micros: i64::from(at),
-        requirements: Requirements {
-            cpu: MilliCpu(1000 + u64::from(at % 3) * 1000),
-            memory: Bytes::gib(2),
-            gpus,
-            ..Requirements::default()
-        },
-        terms: Terms {
-            preemptible: true,
-            limit: (!at.is_multiple_of(3)).then_some(Span::seconds(172_800)),
-            grace: Span::seconds(30),
-            limit_by_default: false,
-        },
-        estimate: at.is_multiple_of(2).then_some(Estimate {
-            median: Span::seconds(90_000),
-            p90: Span::seconds(150_000),
-        }),
-        ..Job::default()
-    }
+    let mut job = mix::job(at, prefix, priority);
+    job.terms.limit = (!at.is_multiple_of(3)).then_some(Span::seconds(172_800));
+    job.estimate = at.is_multiple_of(2).then_some(Estimate {
+        median: Span::seconds(90_000),
+        p90: Span::seconds(150_000),
+    });
+    job
 }
 
 /// Binds a job where it was placed.
@@ -76,7 +39,7 @@ fn run(cluster: &mut Cluster, job: &Job, placement: Placement) {
 
 /// A full fleet, with those that wait behind what runs.
 fn full(jobs: u32) -> Cluster {
-    let mut cluster = fleet();
+    let mut cluster = fleet::fleet(NODES);
     for at in 0..jobs {
         let priority = i32::try_from(at / 7 % 4).unwrap_or(0);
         cluster.upsert_job(job(at, "lower", priority));

@@ -10,13 +10,12 @@
 )]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use crds::Job;
-use e2e::processes::{Cluster, Role, binary, client, kill_everything_below};
+use e2e::processes::{Cluster, Role, client, kill_everything_below, listening, up_in};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{Api, PostParams, WatchEvent, WatchParams};
 
@@ -76,27 +75,13 @@ impl System {
     /// `gctl up` in a directory of its own.
     fn up(gpus: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("gctl-noop-").tempdir()?;
-        let mut process = Command::new(binary("gctl"))
-            .args(["up", "--listen", "127.0.0.1:0", "--sim-gpus", gpus])
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .current_dir(dir.path())
-            .env("HOME", dir.path())
-            .env_remove("KUBECONFIG")
-            .stdin(Stdio::null())
+        let mut process = up_in(dir.path())
+            .args(["--sim-gpus", gpus])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        let stdout = process.stdout.take().context("stdout is piped")?;
-        let mut lines = BufReader::new(stdout).lines();
-        for line in lines.by_ref() {
-            if line?.contains("listening on https://") {
-                // Whatever else it prints must not block it.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(Self::Up { process, dir });
-            }
-        }
-        bail!("gctl up ended before it listened: {:?}", process.wait()?)
+        listening(&mut process)?;
+        Ok(Self::Up { process, dir })
     }
 
     async fn client(&self) -> Result<kube::Client> {
